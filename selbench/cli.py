@@ -1,0 +1,253 @@
+"""The command line: each verb calls one function. Heavy modules are imported inside the verbs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from selbench.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from selbench.config import Protocol
+    from selbench.sweep import Job
+
+app = typer.Typer(help="The referee for token selection in on-policy distillation.", no_args_is_help=True, add_completion=False,
+                  pretty_exceptions_enable=False)  # fmt: skip
+tiny = typer.Typer(help="The embedded pair.", no_args_is_help=True)
+app.add_typer(tiny, name="tiny")
+
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A contributor's file to load; may be repeated.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where run folders go.")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line a problem and exit code 2, an interruption 130."""
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            print(f"selbench: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("selbench: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def _plug(plugins: list[Path] | None) -> None:
+    from selbench.registry import load_plugin
+
+    for path in plugins or []:
+        load_plugin(path)
+
+
+def _words(text: str | None) -> list[str] | None:
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    seeds: list[int] = []
+    for word in _words(text) or []:
+        low, dash, high = word.partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise ConfigError(f"--seeds {text!r}: {word!r} is not a number or a range such as 0-4")
+        seeds += range(int(low), int(high if dash else low) + 1)
+    return seeds
+
+
+@app.command()
+def run(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROTOCOL] [KEY=VALUE]...", help="Protocol name or YAML (default tiny), overrides.")
+    ] = None,
+    strategies: Annotated[str | None, typer.Option(help="Comma-separated: all, NAME, NAME@BUDGET, NAME@VARIANT.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range: 0,1,2 or 0-4.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Share of tokens kept, for all but the full-token reference.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated evaluation tasks.")] = None,
+    pair: Annotated[str | None, typer.Option(help="A registered pair.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Hub id or folder; with --student.")] = None,
+    student: Annotated[str | None, typer.Option(help="Hub id or folder; with --teacher.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Training prompts: .jsonl file or hub dataset id.")] = None,
+    plugin: Plugins = None,
+    output: Output = Path("runs"),
+    jobs: Annotated[int | None, typer.Option(min=1, help="Cells at a time (default: by cores and memory).")] = None,
+    executor: Annotated[str, typer.Option(help="local (processes), inline (this process) or ray.")] = "local",
+    address: Annotated[str, typer.Option(help="Ray cluster.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the leaderboard.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The leaderboard as JSON on standard output.")] = False,
+) -> None:
+    """Train every strategy on every pair and seed, evaluate, print the leaderboard. Finished cells are never run again."""
+    from selbench import plan
+    from selbench.config import load_protocol
+
+    _plug(plugin)
+    if executor not in ("local", "inline", "ray"):
+        raise ConfigError(f"--executor {executor!r}: local, inline or ray")
+    if (teacher is None) != (student is None):
+        raise ConfigError("--teacher and --student go together")
+    name, overrides = _protocol_words(settings, "custom" if teacher else "tiny")
+    entry = {"name": plan.adhoc_name(teacher, student), "teacher": teacher, "student": student} if teacher and student else pair
+    protocol = load_protocol(
+        name, overrides, also=plan.name_problems, strategies=_words(strategies), seeds=_seeds(seeds), budget=budget, tasks=_words(tasks),
+        prompts=prompts, pairs=[entry] if entry else None,
+    )  # fmt: skip
+    root = output / protocol.name
+    cells, everything = plan.jobs_of(protocol)
+    problems = plan.check(protocol, everything, root)
+    if problems:
+        raise ConfigError(*problems)
+    missing = plan.missing(everything, root)
+    chosen = device or _device()
+    size = max((plan.estimate(protocol, job, "cpu" if chosen == "cpu" else chosen) for job in cells[:1]), key=lambda e: e.memory_bytes)
+    workers = jobs or plan.workers_for(size.memory_bytes, chosen)
+    if dry_run:
+        print(plan.describe(protocol, cells, everything, missing, root, size, workers, chosen))
+        return
+    _execute(protocol, cells, missing, root, chosen, workers, executor, address, quiet or as_json, as_json)
+
+
+def _protocol_words(settings: list[str] | None, default: str) -> tuple[str, list[str]]:
+    words = settings or []
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise ConfigError(f"one protocol at a time, not {', '.join(names)}; overrides are key=value")
+    return (names[0] if names else default), [word for word in words if "=" in word]
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _execute(
+    protocol: Protocol, cells: list[Any], missing: list[Job], root: Path, device: str, workers: int, executor: str, address: str,
+    quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    from selbench import leaderboard, sweep
+    from selbench.progress import SweepProgress
+
+    root.mkdir(parents=True, exist_ok=True)
+    sweep.write_plan(protocol, cells, root, _command_line())
+    failed: list[Job] = []
+    if missing:
+        with SweepProgress(missing, root, workers, quiet=quiet) as progress:
+            if executor == "ray":
+                failed = sweep.run_ray(missing, root, device, address, progress.tick)
+            elif executor == "inline":
+                failed = sweep.run_inline(missing, root, device, progress.tick)
+            else:
+                failed = sweep.run_jobs(missing, root, device, workers, progress.tick)
+    board = leaderboard.collect(root)
+    written = _write_reports(root, board)
+    print(leaderboard.render(board, "json" if as_json else "markdown"))
+    if not quiet:
+        print(f"\nwrote {len(written)} files to {root}: {', '.join(sorted(p.name for p in written))}")
+        print(f"next: selbench table {root}   selbench show NAME   selbench run {protocol.name.split('-')[0]} --seeds 0-4")
+    _report_problems(board.problems)
+    if failed:
+        for job in failed:
+            print(f"selbench: {root / job.folder} failed; see log.txt there; the same command tries it again", file=sys.stderr)
+        sys.exit(1)
+
+
+def _command_line() -> str:
+    import shlex
+
+    return shlex.join(["selbench", *sys.argv[1:]])
+
+
+def _write_reports(root: Path, board: Any) -> list[Path]:
+    from selbench import leaderboard
+    from selbench.report import figures
+
+    return [*leaderboard.write(board, root), *figures.learning_curves(root), *figures.quadrants(root)]
+
+
+def _report_problems(problems: list[str]) -> None:
+    for problem in problems:
+        print(f"selbench: {problem}", file=sys.stderr)
+
+
+@app.command()
+def table(
+    folder: Annotated[Path, typer.Argument(help="A protocol's folder, as in runs/tiny.")] = Path("runs/tiny"),
+    form: Annotated[str, typer.Option("--format", help="markdown, csv, latex or json.")] = "markdown",
+    figures: Annotated[bool, typer.Option(help="Draw the pictures too.")] = True,
+) -> None:
+    """Build the leaderboard again from the records alone, and write it beside them."""
+    from selbench import leaderboard
+
+    if form not in ("markdown", "csv", "latex", "json"):
+        raise ConfigError(f"--format {form!r}: markdown, csv, latex or json")
+    if not (folder / "plan.json").is_file():
+        raise ConfigError(f"{folder}: no plan.json there; give the folder of a protocol, as in runs/tiny")
+    board = leaderboard.collect(folder)
+    if figures:
+        _write_reports(folder, board)
+    else:
+        leaderboard.write(board, folder)
+    print(leaderboard.render(board, form))  # type: ignore[arg-type]
+    _report_problems(board.problems)
+    if board.problems:
+        sys.exit(2)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="strategies, tasks, pairs, protocols or signals.")] = "strategies",
+    plugin: Plugins = None,
+) -> None:
+    """List what is registered."""
+    from selbench import catalogue
+
+    _plug(plugin)
+    catalogue.print_list(what)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A strategy, task, pair, protocol or signal.")], plugin: Plugins = None) -> None:
+    """Show one registered thing: formula, source, version, signals, departures."""
+    from selbench import catalogue
+
+    _plug(plugin)
+    catalogue.print_one(name)
+
+
+@app.command()
+def check(target: Annotated[str, typer.Argument(help="A strategy's name, or a contributor's file.")]) -> None:
+    """Check a strategy against the contract, in words."""
+    from selbench import catalogue
+
+    if not catalogue.check(target):
+        sys.exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, devices, memory; what is missing and how to get it."""
+    from selbench import doctor as examine
+
+    if not examine.report():
+        sys.exit(1)
+
+
+@tiny.command()
+def build(
+    folder: Annotated[Path, typer.Argument(help="Where the two models go; nothing inside the package is changed.")],
+    seed: Annotated[int, typer.Option(min=0, help="The shipped pair is seed 0.")] = 0,
+) -> None:
+    """Train the embedded pair from nothing and say how it differs from the shipped one. About 15 minutes on two cores."""
+    from selbench.tiny import rebuild
+
+    rebuild.rebuild(folder, seed)
+
+
+if __name__ == "__main__":
+    main()

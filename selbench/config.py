@@ -1,0 +1,253 @@
+"""The protocol: one frozen tree of everything that decides a result. Defaults, then file, then command line; unknown keys raise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from selbench.errors import ConfigError, nearest
+
+__all__ = ["Cell", "Evaluation", "Loss", "Model", "PairEntry", "Protocol", "Training", "digest", "load_protocol", "protocol_names"]
+
+Budget = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Model(Frozen):
+    """How both models are loaded and prompted."""
+
+    template: str = Field(default="{problem}", description="user message; {problem} is replaced")
+    system: str | None = Field(default=None, description="system message")
+    thinking: bool | None = Field(default=None, description="enable_thinking of the chat template; none: not passed")
+    student_dtype: DType = "float32"
+    teacher_dtype: DType = "float32"
+
+
+class Training(Frozen):
+    """Rollout and optimiser. One optimiser step per rollout batch."""
+
+    steps: Count = 100
+    prompts_per_step: Count = 32
+    samples_per_prompt: Count = 1
+    micro_batch: Count = Field(default=32, description="sequences per forward pass; no effect on the result")
+    max_prompt_tokens: Count = Field(default=2048, description="longer prompts are an error, never cut")
+    max_response_tokens: Count = 1024
+    temperature: NonNegative = 1.0
+    top_p: Probability = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: NonNegative = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    precision: Literal["no", "bf16"] = Field(default="no", description="autocast of the forward passes")
+    checkpoint_every: Annotated[int, Field(ge=0)] = Field(default=20, description="steps between resumable states; 0: only the end")
+
+
+class Loss(Frozen):
+    """What a kept token costs (methods 1)."""
+
+    kind: Literal["reverse_kl", "forward_kl", "jsd", "policy_gradient", "k2", "k3", "local_support"] = "reverse_kl"
+    beta: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="jsd")
+    top_k: Count = Field(default=32, description="local_support")
+    temperature: Annotated[float, Field(gt=0)] = Field(default=1.0, description="divides both models' logits inside the loss")
+    normaliser: Literal["kept_tokens", "per_sample_kept", "all_valid"] = "kept_tokens"
+    special_token_mask: tuple[str, ...] = Field(default=(), description="first occurrence of each of their ids leaves the candidates")
+
+
+class Evaluation(Frozen):
+    """How the tasks are answered. `samples` and `problems`: none takes the task's own."""
+
+    samples: Count | None = None
+    problems: Count | None = Field(default=None, description="only the first so many")
+    max_tokens: Count = 1024
+    temperature: NonNegative = 1.0
+    top_p: Probability = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    batch: Count = Field(default=256, description="sequences generated together")
+    grader_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
+
+
+class PairEntry(Frozen):
+    """A pair by registered name, or by two hub ids or folders."""
+
+    name: str
+    teacher: str | None = None
+    student: str | None = None
+
+
+class Protocol(Frozen):
+    """A whole comparison. Its fingerprint is the hash of the resolved content."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    summary: str = ""
+    pairs: Annotated[tuple[PairEntry, ...], Field(min_length=1)]
+    prompts: str = Field(description="training prompts: .jsonl file, selbench:<file in the package>, or hub dataset id")
+    strategies: Annotated[tuple[str, ...], Field(min_length=1)] = ("all",)
+    budget: Budget | None = Field(default=None, description="share of tokens kept, for every strategy but the full-token reference")
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    model: Model = Model()
+    training: Training = Training()
+    loss: Loss = Loss()
+    evaluation: Evaluation = Evaluation()
+    engine: Literal["auto", "hf"] = "auto"
+    parameters: dict[str, dict[str, float]] = Field(default={}, description="strategy: {parameter: value}")
+
+    @field_validator("pairs", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return [{"name": entry} if isinstance(entry, str) else entry for entry in value] if isinstance(value, list | tuple) else value
+
+    @field_validator("seeds", "tasks", "strategies")
+    @classmethod
+    def _distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        repeated = sorted({entry for entry in value if value.count(entry) > 1})
+        if repeated:
+            raise ValueError(f"{', '.join(map(str, repeated))} is given more than once")
+        return value
+
+    def core(self) -> dict[str, Any]:
+        """The content that all cells share: everything but which strategies, budgets and seeds are run."""
+        return self.model_dump(mode="json", exclude={"strategies", "seeds", "budget", "summary"})
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the shared content."""
+        return digest(self.core())
+
+
+class Cell(Frozen):
+    """One (pair, strategy@budget, training seed) of a protocol."""
+
+    protocol: Protocol
+    pair: PairEntry
+    strategy: str
+    version: int
+    budget: Budget
+    seed: int
+    role: str
+    source: str
+
+    @property
+    def folder(self) -> str:
+        """Relative to the protocol's folder."""
+        return f"{self.pair.name}/{self.strategy}-v{self.version}@{self.budget:g}/seed{self.seed}"
+
+    def training_fingerprint(self) -> str:
+        """What decides the trained weights: never the tasks or how they are answered."""
+        shared = self.protocol.model_dump(mode="json", include={"prompts", "model", "training", "loss", "engine"})
+        own = self.model_dump(mode="json", exclude={"protocol", "role", "source"})
+        return digest({**shared, **own, "parameters": self.protocol.parameters.get(self.strategy, {})})
+
+    def evaluation_fingerprint(self, task: str, version: int) -> str:
+        """What decides one task's records of this cell."""
+        return digest({"trained": self.training_fingerprint(), **evaluation_content(self.protocol, task, version)})
+
+
+def evaluation_content(protocol: Protocol, task: str, version: int) -> dict[str, Any]:
+    return {"task": task, "version": version, **protocol.model_dump(mode="json", include={"evaluation", "model", "engine"})}
+
+
+def digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def protocol_names() -> list[str]:
+    """Protocols shipped with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in (files("selbench") / "protocols").iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_protocol(
+    source: str, overrides: Sequence[str] = (), *, also: Callable[[dict[str, Any]], list[str]] = lambda content: [], **given: Any
+) -> Protocol:
+    """A protocol by name or YAML path, with `key=value` overrides and keyword arguments on top (None means not given).
+
+    A protocol whose content was changed gets its fingerprint into its name, so that it never shares a folder with the
+    original. Raises ConfigError with every problem at once, those that `also` finds in the raw content included.
+    """
+    path = Path(source)
+    if source in protocol_names():
+        text = (files("selbench") / "protocols" / f"{source}.yaml").read_text(encoding="utf-8")
+    elif path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"protocol {source}: no such file")
+        text = path.read_text(encoding="utf-8")
+    else:
+        raise ConfigError(f"unknown protocol {source!r}: {nearest(source, protocol_names())} (or give a .yaml file)")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"protocol {source}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"protocol {source}: not a mapping of keys to values")
+    changed = _merge(content, overrides, {key: value for key, value in given.items() if value is not None})
+    problems = also(changed)
+    try:
+        protocol = Protocol.model_validate(changed)
+    except ValidationError as error:
+        problems = [f"protocol {source}: {_sentence(item)}" for item in error.errors()] + problems
+    if problems:
+        raise ConfigError(*problems)
+    try:
+        original = Protocol.model_validate(content).fingerprint()
+    except ValidationError:
+        original = ""
+    if protocol.fingerprint() != original and "name" not in given:
+        protocol = protocol.model_copy(update={"name": f"{protocol.name}-{protocol.fingerprint()[:8]}"})
+    return protocol
+
+
+def _merge(content: dict[str, Any], overrides: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = json.loads(json.dumps({**content, **given}))
+    problems = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            problems.append(f"override {override!r}: write key=value, as in training.steps=100")
+            continue
+        *parents, last = key.strip().split(".")
+        place: Any = merged
+        for parent in parents:
+            place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place[last] = yaml.safe_load(value)
+        else:
+            problems.append(f"override {override!r}: {'.'.join(parents)} is no section")
+    if problems:
+        raise ConfigError(*problems)
+    return merged
+
+
+def _sentence(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {where!r}: {nearest(str(item['loc'][-1]), _keys(item['loc'][:-1]))}"
+    if item["type"] == "missing":
+        return f"key {where!r} is missing"
+    reason = item["msg"].removeprefix("Value error, ")
+    return f"{where} = {item['input']!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def _keys(location: tuple[int | str, ...]) -> list[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "model": Model,
+        "training": Training,
+        "loss": Loss,
+        "evaluation": Evaluation,
+        "pairs": PairEntry,
+    }
+    return list(sections.get(str(location[0]) if location else "", Protocol).model_fields)

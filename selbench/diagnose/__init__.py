@@ -1,0 +1,1 @@
+"""Diagnostics of single nodes and fixed contexts."""

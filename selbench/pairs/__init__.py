@@ -1,0 +1,1 @@
+"""Known teacher-student pairs, one module a family."""

@@ -1,0 +1,117 @@
+"""Where a number comes from: code, packages, hardware, hashes; and how long and how large it was."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Clock", "code_version", "hash_folder", "hardware", "package_versions", "passport", "peak_memory", "reset_peak_memory"]
+
+PACKAGES = (
+    "selbench", "torch", "transformers", "accelerate", "tokenizers", "lm-eval", "datasets", "sympy", "math-verify",
+    "latex2sympy2-extended", "antlr4-python3-runtime", "numpy", "scipy", "pandas", "pyarrow", "vllm", "ray",
+)  # fmt: skip
+
+
+class Clock:
+    """Seconds by phase. On a GPU each phase ends with a synchronisation, or its time would show up in the next."""
+
+    def __init__(self, cuda: bool = False) -> None:
+        self.seconds: dict[str, float] = {}
+        self._cuda = cuda
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        if self._cuda:
+            import torch
+
+            torch.cuda.synchronize()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
+
+
+def reset_peak_memory() -> None:
+    """Start a new high-water mark for `peak_memory` (Linux and CUDA; elsewhere the mark is that of the process)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> int:
+    """Largest memory held since `reset_peak_memory`, bytes: of the GPU where there is one, else of the process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError, StopIteration):
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def code_version() -> dict[str, Any]:
+    """Commit and dirty flag of the checkout selbench runs from; None where it is not one. The sources' hash is always there."""
+    home = Path(__file__).parent
+    root = home.parent
+
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    with contextlib.suppress(FileNotFoundError):
+        if (root / "pyproject.toml").exists() and git("rev-parse", "--show-toplevel") == str(root.resolve()):
+            changed = git("status", "--porcelain", "--", "selbench", "strategies", "tasks")
+            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed), "sources": hash_folder(home, "*.py")}
+    return {"commit": None, "dirty": None, "sources": hash_folder(home, "*.py")}
+
+
+def hash_folder(folder: Path, pattern: str = "*") -> str:
+    """SHA-256 over the names and bytes of the matching files below `folder`, sorted by name."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob(pattern) if p.is_file() and "__pycache__" not in p.parts):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\x00" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that may move a number."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory, accelerators, threads."""
+    import psutil
+
+    torch = sys.modules.get("torch")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch is not None else []
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        model = next(x.split(":", 1)[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name"))
+    return {
+        "processor": model, "cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "gpus": gpus,
+        "threads": torch.get_num_threads() if torch is not None else None,
+    }  # fmt: skip
+
+
+def passport(**facts: Any) -> dict[str, Any]:
+    """Everything a stranger needs to repeat a run: the facts given, plus code, packages, Python and hardware."""
+    return {
+        "schema": 1, "code": code_version(), "packages": package_versions(), "python": platform.python_version(),
+        "platform": platform.platform(), "hardware": hardware(), **facts,
+    }  # fmt: skip

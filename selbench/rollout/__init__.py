@@ -1,0 +1,87 @@
+"""The engine contract: prompts in, the student's own tokens out, as ids that are never re-tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Engine", "Progress", "Rollouts", "Sampling"]
+
+Progress = Callable[[int, int], None]  # sequences done, sequences in all
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 means off; `max_tokens` bounds the response."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Sequences as token ids: prompt and response in one, with a mask that says which tokens the student wrote.
+
+    tokens[i], mask[i]: equally long lists; mask 1 = student token (a candidate), 0 = prompt, template or tool token.
+    finish[i]: "stop" (ended by an end token) or "length" (cut at the limit). sample[i]: the sequence's number in the global batch.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    mask: tuple[tuple[int, ...], ...]
+    finish: tuple[str, ...]
+    sample: tuple[int, ...]
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], finish: Sequence[str], first: int = 0) -> Rollouts:
+        """Single-turn rollouts: every response token is the student's."""
+        pairs = list(zip(prompts, responses, strict=True))
+        return cls(
+            tuple((*prompt, *response) for prompt, response in pairs),
+            tuple((0,) * len(prompt) + (1,) * len(response) for prompt, response in pairs),
+            tuple(finish),
+            tuple(range(first, first + len(pairs))),
+        )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def responses(self) -> list[list[int]]:
+        """The student's tokens of each sequence."""
+        return [[t for t, m in zip(tokens, mask, strict=True) if m] for tokens, mask in zip(self.tokens, self.mask, strict=True)]
+
+    def without_first(self, ids: Sequence[int]) -> Rollouts:
+        """The first occurrence of each id in each response taken out of the mask: the special-token mask (methods 1.6)."""
+
+        def drop(tokens: tuple[int, ...], mask: tuple[int, ...]) -> tuple[int, ...]:
+            kept = list(mask)
+            for wanted in ids:
+                place = next((i for i, (t, m) in enumerate(zip(tokens, mask, strict=True)) if m and t == wanted), None)
+                if place is not None:
+                    kept[place] = 0
+            return tuple(kept)
+
+        return replace(self, mask=tuple(drop(t, m) for t, m in zip(self.tokens, self.mask, strict=True)))
+
+
+class Engine(Protocol):
+    """Draws responses from the weights being trained."""
+
+    name: str
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None) -> Rollouts:
+        """One response per prompt, in the order of the prompts. Same weights, arguments and machine: same tokens."""
+        ...
+
+    def sync(self, student: nn.Module) -> None:
+        """Take over the student's current weights."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...

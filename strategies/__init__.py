@@ -1,0 +1,1 @@
+"""Token-selection strategies, one file a rule; README.md is the recipe."""

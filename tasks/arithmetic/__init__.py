@@ -1,0 +1,1 @@
+"""Column addition, the task of the embedded pair."""

@@ -1,0 +1,1 @@
+"""Worked examples that were computed by hand for the method reference, outside this code base."""
