@@ -123,7 +123,7 @@ class Protocol(Frozen):
 
     def core(self) -> dict[str, Any]:
         """The content that all cells share: everything but which strategies, budgets and seeds are run."""
-        return self.model_dump(mode="json", exclude={"strategies", "seeds", "budget", "summary"})
+        return self.model_dump(mode="json", exclude={"name", "summary", "strategies", "seeds", "budget"})
 
     def fingerprint(self) -> str:
         """SHA-256 of the shared content."""

@@ -93,7 +93,7 @@ def _read(folder: Path, cell: str, task: str, fingerprint: str, norm: list[_Run]
     """The run, or why there is none: "missing", "failed" or "unreadable". norm: the first run read, whose problems all must share."""
     path, trained = folder / cell, Path(cell).name not in records.BASE
     try:
-        if not records.is_done(path, fingerprint):
+        if not records.is_done(path, fingerprint=fingerprint):
             if (path / "DONE").exists():
                 raise RecordError(f"{path / 'DONE'}: finished under another protocol fingerprint; run it again")
             if not (path / "FAILED.json").exists():

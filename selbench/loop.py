@@ -161,7 +161,7 @@ def distil_step(
             )  # fmt: skip
             with accelerator.no_sync(backbone) if number < len(groups) else nullcontext():
                 accelerator.backward(part * accelerator.num_processes)  # ranks average gradients; the loss is a sum over ranks
-            total, divergence[at] = total + float(part), each.cpu()
+            total, divergence[at] = total + float(part.detach()), each.cpu()
 
     with clock("optimiser"):
         norm = float(accelerator.clip_grad_norm_(backbone.parameters(), settings.clip_norm))

@@ -101,7 +101,7 @@ def read_metrics(path: Path, *, upto: int | None = None) -> list[dict[str, Any]]
     return rows
 
 
-def is_done(folder: Path, fingerprint: str) -> bool:
-    """Whether the run in `folder` finished under this very fingerprint."""
+def is_done(folder: Path, **expected: str) -> bool:
+    """Whether the run in `folder` finished with these facts: `fingerprint` (of the protocol), `job` (of all that decides it)."""
     marker = folder / "DONE"
-    return marker.exists() and read_json(marker).get("fingerprint") == fingerprint
+    return marker.exists() and expected.items() <= read_json(marker).items()

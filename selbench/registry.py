@@ -113,7 +113,11 @@ def load_plugin(path: str | Path) -> Path:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         loader = spec.loader
-        _run(str(path), lambda: loader.exec_module(module))
+        try:
+            _run(str(path), lambda: loader.exec_module(module))
+        except ConfigError:
+            del sys.modules[name]
+            raise
     listed = [entry for entry in os.environ.get(PLUGINS, "").split(os.pathsep) if entry]
     if str(file) not in listed:
         os.environ[PLUGINS] = os.pathsep.join([*listed, str(file)])

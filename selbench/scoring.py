@@ -52,8 +52,7 @@ class Rows:
 def layout(rollouts: Rollouts) -> Rows:
     """The valid tokens in sequence order. `position` counts response tokens, masked ones included."""
     found: list[tuple[int, int, int, int, int]] = []
-    for row, (tokens, mask, sample) in enumerate(zip(rollouts.tokens, rollouts.mask, rollouts.sample, strict=True)):
-        start = next((i for i, m in enumerate(mask) if m), 0)
+    for row, (tokens, mask, start, sample) in enumerate(zip(rollouts.tokens, rollouts.mask, rollouts.start, rollouts.sample, strict=True)):
         found += [(tokens[i], sample, i - start, row, i) for i in range(max(start, 1), len(tokens)) if mask[i]]
     table = torch.tensor(found, dtype=torch.int64).reshape(-1, 5)
     return Rows(*table.unbind(1))

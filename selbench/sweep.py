@@ -10,9 +10,10 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -91,23 +92,50 @@ def fingerprint(job: Job) -> str:
 
 def is_complete(job: Job, root: Path) -> bool:
     """Whether the job finished under this very protocol."""
-    return is_done(job_folder(job, root), fingerprint(job))
+    return is_done(job_folder(job, root), job=fingerprint(job))
 
 
 def work(job: Job, root: Path, device: str) -> None:
     """Do what is missing of one job, in this process. DONE comes last; a failure leaves FAILED.json and is raised."""
     folder = job_folder(job, root)
     folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        _work(job, folder, device)
+
+
+def _work(job: Job, folder: Path, device: str) -> None:
     (folder / "FAILED.json").unlink(missing_ok=True)
     (folder / "DONE").unlink(missing_ok=True)
     try:
         reset_peak_memory()
         _train_and_evaluate(job, folder, device)
-        write_json(folder / "DONE", {"schema": 1, "fingerprint": fingerprint(job)})
+        write_json(folder / "DONE", {"schema": 1, "fingerprint": job.protocol.fingerprint(), "job": fingerprint(job)})
     except BaseException as error:
         text = str(error).strip().splitlines() or [""]
         write_json(folder / "FAILED.json", {"error": f"{type(error).__name__}: {text[0]}", "traceback": traceback.format_exc()})
         raise
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder: a second process for the same job waits until the first one is gone, however it ended."""
+    import fcntl
+
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _die_with_parent() -> None:
+    """End this worker when the process that asked for it is gone, so that a killed sweep leaves nothing running."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_and_evaluate(job: Job, folder: Path, device: str) -> None:
@@ -245,6 +273,7 @@ def _process(job: Job, root: Path, device: str) -> None:
         import torch
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        _die_with_parent()
         try:
             work(job, root, device)
         except UserError as error:

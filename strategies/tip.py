@@ -31,5 +31,5 @@ def confident(s: Signals) -> Tensor:
 @register_strategy("tip_q3@median", version=1, needs=("student_entropy", "reverse_kl"), budget=0.1, candidates=confident,
                    source="arXiv:2604.14084, Q3; rule ours")  # fmt: skip
 def tip_q3_median(s: Signals) -> Tensor:
-    """score = δ among tokens with H <= median(H): at most half of the tokens are ever kept."""
+    """score = δ among tokens with H <= median(H): more than half of the tokens are kept only if entropies tie."""
     return s.reverse_kl

@@ -226,7 +226,6 @@ def test_without_first_takes_one_occurrence_of_each_id_out() -> None:
     assert layout(masked).token.tolist() == [4, 9, 1, 2, 3]
 
 
-@pytest.mark.xfail(strict=True, reason="layout starts counting at the first token that is left, its docstring says masked ones count")
 def test_positions_count_masked_response_tokens() -> None:
     batch = Rollouts.of([[9]], [[4, 5, 6]], ["stop"])
     assert layout(batch.without_first([4])).position.tolist() == [1, 2]

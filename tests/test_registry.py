@@ -93,7 +93,6 @@ def test_a_broken_plugin_is_a_plain_problem(plugin: Write, text: str, says: str)
     assert os.environ[PLUGINS] == ""
 
 
-@pytest.mark.xfail(strict=True, reason="the failed module stays in sys.modules, so the second load takes it for loaded")
 def test_a_broken_plugin_is_broken_the_second_time_too(plugin: Write) -> None:
     file = plugin("broken", "1 / 0")
     for _ in range(2):

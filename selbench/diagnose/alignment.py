@@ -28,8 +28,9 @@ def descent(kind: Kind, p: Tensor, teacher: Tensor, **options: Any) -> Tensor:
 def alignment(kind: Kind, p: Tensor, teacher: Tensor, success: Tensor, **options: Any) -> Tensor:
     """cos(g*, descent) (n,) in [-1, 1]; NaN where either vanishes (undefined, to be counted and left out)."""
     ideal, step = success_gradient(p, success), descent(kind, p, teacher, **options)
-    norm = ideal.norm(dim=-1) * step.norm(dim=-1)
-    return torch.where(norm > 1e-12, (ideal * step).sum(-1) / norm, torch.nan)
+    one, other = ideal.norm(dim=-1), step.norm(dim=-1)
+    defined = (one > 1e-6) & (other > 1e-6)  # below that, float32 rounding decides the angle
+    return torch.where(defined, (ideal * step).sum(-1) / (one * other), torch.nan)
 
 
 def teacher_advantage(p: Tensor, teacher: Tensor, success: Tensor) -> Tensor:

@@ -29,11 +29,13 @@ class Rollouts:
     """Sequences as token ids: prompt and response in one, with a mask that says which tokens the student wrote.
 
     tokens[i], mask[i]: equally long lists; mask 1 = student token (a candidate), 0 = prompt, template or tool token.
-    finish[i]: "stop" (ended by an end token) or "length" (cut at the limit). sample[i]: the sequence's number in the global batch.
+    start[i]: index of the first response token. finish[i]: "stop" (ended by an end token) or "length" (cut at the limit).
+    sample[i]: the sequence's number in the global batch.
     """
 
     tokens: tuple[tuple[int, ...], ...]
     mask: tuple[tuple[int, ...], ...]
+    start: tuple[int, ...]
     finish: tuple[str, ...]
     sample: tuple[int, ...]
 
@@ -44,6 +46,7 @@ class Rollouts:
         return cls(
             tuple((*prompt, *response) for prompt, response in pairs),
             tuple((0,) * len(prompt) + (1,) * len(response) for prompt, response in pairs),
+            tuple(len(prompt) for prompt, _ in pairs),
             tuple(finish),
             tuple(range(first, first + len(pairs))),
         )

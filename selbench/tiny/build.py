@@ -45,8 +45,8 @@ class Recipe:
 
 
 RECIPES = {
-    "teacher": Recipe(hidden=128, layers=3, heads=4, steps=2400, batch=128, learning_rate=2e-3, planted=False, corrupt=0.06),
-    "student": Recipe(hidden=64, layers=2, heads=4, steps=6000, batch=96, learning_rate=3e-3, planted=True, corrupt=0.0),
+    "teacher": Recipe(hidden=128, layers=3, heads=4, steps=1600, batch=128, learning_rate=2e-3, planted=False, corrupt=0.06),
+    "student": Recipe(hidden=64, layers=2, heads=4, steps=3600, batch=96, learning_rate=3e-3, planted=True, corrupt=0.0),
 }
 
 
