@@ -7,12 +7,17 @@ at the wall-clock limit (a thread or a signal cannot stop sympy). Model text is 
 from __future__ import annotations
 
 import atexit
-import multiprocessing
+import contextlib
+import os
 import re
+import socket
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Literal
 
 __all__ = ["GRADER", "Grade", "Verdict", "extract", "gold_answer", "grade"]
@@ -20,6 +25,7 @@ __all__ = ["GRADER", "Grade", "Verdict", "extract", "gold_answer", "grade"]
 GRADER = "selbench-sympy-1"  # rises whenever a verdict may change; stands in every record
 Verdict = Literal["correct", "incorrect", "truncated", "unparsed_answer", "unparsed_gold", "timeout", "error"]
 MEMORY_LIMIT = 2 * 2**30  # bytes a worker may take beyond what it holds at the start
+STARTUP_SECONDS = 60
 LONGEST = 2000  # characters of an extracted answer that are still looked at
 
 _MARKED = re.compile(r"(?:\banswer\s*(?:is|:)\s*:?|####)\s*(?P<value>[^\n]+)", re.IGNORECASE)
@@ -122,7 +128,8 @@ def _compare(answer: str, gold: str) -> Verdict:
     return "correct" if verify(right, left, timeout_seconds=None) else "incorrect"
 
 
-def _serve(pipe: Connection) -> None:
+def serve(handle: int) -> None:
+    """The worker's main loop on an inherited socket; ends with its other end."""
     import logging
     import resource
 
@@ -132,51 +139,64 @@ def _serve(pipe: Connection) -> None:
 
     held = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_LIMIT, held + MEMORY_LIMIT))
+    pipe = Connection(handle)
     pipe.send("ready")
-    while (asked := pipe.recv()) is not None:
-        try:
-            pipe.send(_compare(*asked))
-        except Exception:  # sympy raises dozens of types on hostile text; the verdict says so
-            pipe.send("error")
+    with contextlib.suppress(EOFError):
+        while True:
+            asked = pipe.recv()
+            try:
+                pipe.send(_compare(*asked))
+            except Exception:  # sympy raises dozens of types on hostile text; the verdict says so
+                pipe.send("error")
 
 
 class _Worker:
-    """One killable process that compares; started at the first use, replaced whenever it had to be killed."""
+    """One killable process that compares; started at the first use, replaced whenever it had to be killed.
+
+    A plain subprocess and not one of multiprocessing's: those import the caller's main module again, which a script without
+    the usual guard does not survive.
+    """
 
     def __init__(self) -> None:
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
     def compare(self, answer: str, gold: str, timeout: float) -> Verdict:
+        """The verdict on two texts, or "timeout" after that many seconds of wall clock."""
         pipe = self._started()
         try:
             pipe.send((answer, gold))
             if pipe.poll(timeout):
                 verdict: Verdict = pipe.recv()
                 return verdict
-            self.stop()
         except (EOFError, OSError):
             self.stop()
             return "error"
+        self.stop()
         return "timeout"
 
     def _started(self) -> Connection:
-        if self._process is None or not self._process.is_alive() or self._pipe is None:
-            context = multiprocessing.get_context("spawn")
-            self._pipe, far = context.Pipe()
-            self._process = context.Process(target=_serve, args=(far,), daemon=True)
-            self._process.start()
-            far.close()
-            if not self._pipe.poll(60) or self._pipe.recv() != "ready":
-                self.stop()
-                raise RuntimeError("the grading worker did not start")
+        if self._process is not None and self._process.poll() is None and self._pipe is not None:
+            return self._pipe
+        self.stop()
+        near, far = socket.socketpair()
+        code = f"from selbench.grading import serve; serve({far.fileno()})"
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[far.fileno()], env={**os.environ, "PYTHONPATH": path})
+        far.close()
+        self._pipe = Connection(near.detach())
+        if not self._pipe.poll(STARTUP_SECONDS) or self._pipe.recv() != "ready":
+            self.stop()
+            raise RuntimeError(f"the grading worker did not start within {STARTUP_SECONDS} s")
         return self._pipe
 
     def stop(self) -> None:
         """Kill the worker; the next comparison starts another."""
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
+        if self._pipe is not None:
+            self._pipe.close()
         self._process = self._pipe = None
 
 

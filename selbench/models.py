@@ -150,7 +150,8 @@ def load_model(source: str, dtype: str, device: str) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {source!r}: cannot be loaded ({_first_line(error)})") from error
-    model.to(torch.device(device)).eval()
+    model.eval()
+    torch.nn.Module.to(model, device)  # the method of transformers is wrapped without types
     _probe_head(model, source)
     return model
 

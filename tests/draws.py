@@ -62,6 +62,5 @@ def rollouts(draw: Draw, count: int = 5) -> Rollouts:
     """Multi-turn sequences: a prompt, then the student's words with a tool's in between, one after the other differently long."""
     lengths = [(int(draw.below(4, 1)) + 1, int(draw.below(6, 1)) + 2) for _ in range(count)]
     masks = [(0,) * prompt + (1,) * n + (0, 0) + (1,) * n for prompt, n in lengths]
-    return Rollouts(
-        tuple(tuple(draw.below(50, len(m)).tolist()) for m in masks), tuple(masks), ("stop",) * count, tuple(range(7, 7 + count))
-    )
+    tokens = tuple(tuple(draw.below(50, len(m)).tolist()) for m in masks)
+    return Rollouts(tokens, tuple(masks), tuple(prompt for prompt, _ in lengths), ("stop",) * count, tuple(range(7, 7 + count)))

@@ -63,7 +63,8 @@ def test_one_line_each(arguments: list[str], expected: str, tmp_path: Path) -> N
 def test_three_problems_at_once(tmp_path: Path) -> None:
     protocol = tmp_path / "mine.yaml"
     protocol.write_text(
-        "name: mine\npairs: [tiny]\nprompts: selbench:tiny/prompts.jsonl\ntasks: [arithmetik]\nstrategies: [entropi]\ncolour: red\nbudget: 2\n"
+        "name: mine\npairs: [tiny]\nprompts: selbench:tiny/prompts.jsonl\n"
+        "tasks: [arithmetik]\nstrategies: [entropi]\ncolour: red\nbudget: 2\n"
     )
     lines = problems("run", str(protocol), cwd=tmp_path)
     assert len(lines) == 4

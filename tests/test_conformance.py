@@ -52,8 +52,8 @@ def test_each_broken_contract_has_its_own_sentence(tmp_path: Path) -> None:
         files.append(str(file))
     done = subprocess.run([sys.executable, "-c", script, *files], cwd=ROOT, capture_output=True, text=True, check=True)
     text = done.stdout
-    for file, (name, (_, expected)) in zip(files, BROKEN.items(), strict=True):
-        report, text = text.split(f":: {file} ", 1)
+    for path, (name, (_, expected)) in zip(files, BROKEN.items(), strict=True):
+        report, text = text.split(f":: {path} ", 1)
         assert text.startswith("False"), name
         problems = [line.strip() for line in report.splitlines() if line.startswith("     ")]
         assert any(expected in problem for problem in problems), (name, report)

@@ -220,7 +220,7 @@ def test_masked_tokens_change_nothing(seed: int) -> None:
 
 
 def test_without_first_takes_one_occurrence_of_each_id_out() -> None:
-    batch = Rollouts(((9, 4, 9, 4, 9), (4, 1, 2, 3, 4)), ((0, 1, 1, 1, 1), (0, 1, 1, 1, 1)), ("stop", "length"), (0, 1))
+    batch = Rollouts(((9, 4, 9, 4, 9), (4, 1, 2, 3, 4)), ((0, 1, 1, 1, 1), (0, 1, 1, 1, 1)), (1, 1), ("stop", "length"), (0, 1))
     masked = batch.without_first([9, 4, 77])
     assert masked == dataclasses.replace(batch, mask=((0, 0, 0, 1, 1), (0, 1, 1, 1, 0)))
     assert layout(masked).token.tolist() == [4, 9, 1, 2, 3]

@@ -60,10 +60,9 @@ def test_kill_at_any_instant_and_run_again_is_bit_identical(tmp_path: Path) -> N
     first, second = settled(one), settled(other)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
-    tables = [pd.read_csv(folder / "leaderboard.csv") for folder in (one, other)]
-    for table in tables:
-        table.drop(columns=[c for c in table.columns if c.endswith("_seconds") or "memory" in c], inplace=True)  # noqa: PD002
-    pd.testing.assert_frame_equal(*tables)
+    first_table, second_table = (pd.read_csv(folder / "leaderboard.csv") for folder in (one, other))
+    measured = [c for c in first_table.columns if c.endswith("_seconds") or "memory" in c]
+    pd.testing.assert_frame_equal(first_table.drop(columns=measured), second_table.drop(columns=measured))
 
 
 @pytest.mark.slow
@@ -79,7 +78,7 @@ def test_a_crashed_cell_is_reported_and_the_others_finish(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
     rows = {row["strategy"]: row for row in json.loads(done.stdout)["rows"]}
     assert rows["full-v1@1"]["accuracy_percent"] is not None
-    assert rows["dies-v1@0.5"]["accuracy_percent"] is None if "dies-v1@0.5" in rows else rows["dies-v1@0.1"]["accuracy_percent"] is None
+    assert rows["dies-v1@0.1"]["accuracy_percent"] is None
     (root,) = (tmp_path / "runs").iterdir()
     errors = {path.parts[-3]: json.loads(path.read_text())["error"] for path in root.rglob("FAILED.json")}
     assert "exit code 9" in errors["dies-v1@0.1"]

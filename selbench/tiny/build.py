@@ -46,7 +46,7 @@ class Recipe:
 
 RECIPES = {
     "teacher": Recipe(hidden=128, layers=3, heads=4, steps=1600, batch=128, learning_rate=2e-3, planted=False, corrupt=0.06),
-    "student": Recipe(hidden=64, layers=2, heads=4, steps=3600, batch=96, learning_rate=3e-3, planted=True, corrupt=0.0),
+    "student": Recipe(hidden=64, layers=2, heads=4, steps=1200, batch=96, learning_rate=3e-3, planted=True, corrupt=0.0),
 }
 
 
@@ -76,7 +76,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=recipe.hidden, intermediate_size=3 * recipe.hidden,
         num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
-        head_dim=recipe.hidden // recipe.heads, max_position_embeddings=256, tie_word_embeddings=True, rope_theta=10000.0,
+        head_dim=recipe.hidden // recipe.heads, max_position_embeddings=256, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
