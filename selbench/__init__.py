@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from selbench.errors import ConfigError, UserError
-from selbench.signals import Signals, StrategyError, Tensor, min_max, quantile, rank
+from selbench.signals import Signals, StrategyError, Tensor, min_max, prefix_ema, quantile, rank
 from selbench.strategy import register_strategy
 from selbench.task import register_task
 
 __all__ = [
-    "ConfigError", "Signals", "StrategyError", "Tensor", "UserError", "__version__", "min_max", "quantile", "rank",
+    "ConfigError", "Signals", "StrategyError", "Tensor", "UserError", "__version__", "min_max", "prefix_ema", "quantile", "rank",
     "register_strategy", "register_task",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -64,6 +64,7 @@ class Loss(Frozen):
     kind: Literal["reverse_kl", "forward_kl", "jsd", "policy_gradient", "k2", "k3", "local_support"] = "reverse_kl"
     beta: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="jsd")
     top_k: Count = Field(default=32, description="local_support")
+    tail: Literal["renormalise", "append", "sampled", "none"] = Field(default="renormalise", description="local_support: mass outside")
     temperature: Annotated[float, Field(gt=0)] = Field(default=1.0, description="divides both models' logits inside the loss")
     normaliser: Literal["kept_tokens", "per_sample_kept", "all_valid"] = "kept_tokens"
     special_token_mask: tuple[str, ...] = Field(default=(), description="first occurrence of each of their ids leaves the candidates")

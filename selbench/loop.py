@@ -157,7 +157,7 @@ def distil_step(
             part, each = chunked_divergence(
                 hidden[inside.to(device)], student_head, teacher[at.to(device)], teacher_head, kind=loss.kind,
                 token=rows.token[at].to(device),
-                weight=weight[at].to(device), beta=loss.beta, top_k=loss.top_k, temperature=loss.temperature,
+                weight=weight[at].to(device), beta=loss.beta, top_k=loss.top_k, tail=loss.tail, temperature=loss.temperature,
             )  # fmt: skip
             with accelerator.no_sync(backbone) if number < len(groups) else nullcontext():
                 accelerator.backward(part * accelerator.num_processes)  # ranks average gradients; the loss is a sum over ranks

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["DIVERGENCES", "NORMALISERS", "Head", "chunk_rows", "chunked_divergence", "dense", "loss_weights"]
+__all__ = ["DIVERGENCES", "NORMALISERS", "TAILS", "Head", "chunk_rows", "chunked_divergence", "dense", "loss_weights"]
 
 Kind = Literal["reverse_kl", "forward_kl", "jsd", "policy_gradient", "k2", "k3", "local_support"]
+TAILS = ("renormalise", "append", "sampled", "none")
 NORMALISERS = ("kept_tokens", "per_sample_kept", "all_valid")
 CHUNK_ELEMENTS = 2**24  # logits alive at a time on one side: 64 MiB in float32
 
@@ -74,10 +75,27 @@ def k3(student: Tensor, teacher: Tensor, token: Tensor, **_: Any) -> Tensor:
     return d.exp() - d - 1
 
 
-def local_support(student: Tensor, teacher: Tensor, token: Tensor, *, top_k: int = 32, **_: Any) -> Tensor:
-    """KL(p_S‖p_T), both renormalised over the teacher's top K (Revisiting OPD, 2603.25562, LSM)."""
+def local_support(student: Tensor, teacher: Tensor, token: Tensor, *, top_k: int = 32, tail: str = "renormalise", **_: Any) -> Tensor:
+    """KL(p_S‖p_T) on the teacher's top K, S (Revisiting OPD, 2603.25562, LSM; hhh675597/revisiting_opd @ d10aedb).
+
+    tail: "renormalise" both sides over S (the paper); "append" the sampled token to S where it is outside, then renormalise;
+    "sampled": no renormalisation, the mass outside S estimated by the sampled token (value unbiased for the reverse KL,
+    gradient not: it lacks that of the mass outside); "none":
+    no renormalisation and no tail (collapses in training, kept for comparison).
+    """
     support = teacher.topk(min(top_k, teacher.shape[-1]), dim=-1).indices
-    return kl(student.gather(-1, support).log_softmax(-1), teacher.gather(-1, support).log_softmax(-1))
+    p, q, sampled = student.gather(-1, support), teacher.gather(-1, support), token.unsqueeze(-1)
+    outside = (support != sampled).all(-1, keepdim=True)
+    if tail == "renormalise":
+        return kl(p.log_softmax(-1), q.log_softmax(-1))
+    if tail == "append":
+        p, q = (torch.cat([at, full.gather(-1, sampled).where(outside, -1e4)], -1) for at, full in ((p, student), (q, teacher)))
+        return kl(p.log_softmax(-1), q.log_softmax(-1))
+    if tail == "none":
+        return kl(p, q)
+    logp = student.gather(-1, sampled).squeeze(-1)
+    cost = -_log_ratio(student, teacher, token).detach() * (logp - logp.detach()).exp()
+    return kl(p, q) + cost * outside.squeeze(-1)
 
 
 DIVERGENCES: dict[str, Callable[..., Tensor]] = {

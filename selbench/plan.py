@@ -50,7 +50,7 @@ def choices(words: Sequence[str], budget: float | None) -> list[tuple[Strategy, 
             except ConfigError as error:
                 problems += error.problems
                 continue
-            kept = 1.0 if strategy.role == "reference" else share or budget or strategy.budget
+            kept = 1.0 if strategy.role == "reference" or strategy.kind == "weights" else share or budget or strategy.budget
             if share is not None and not 0 < share <= 1:
                 problems.append(f"strategy {word!r}: budget {share:g} is not in (0, 1]; it is the share of tokens kept")
             elif (strategy, kept) in chosen:

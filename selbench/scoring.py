@@ -164,6 +164,8 @@ def _top_k_signal(family: str, k: int, logp: Tensor, logq: Tensor) -> Tensor:
     if family == "topk_entropy_K":
         return entropy(_within(logp, own)) / math.log(max(k, 2))
     other = _top(logq, k)
+    if family == "verified_K":
+        return other.gather(-1, logp.argmax(-1, keepdim=True)).squeeze(-1).float()
     if family == "overlap_K":
         return (own & other).sum(-1) / k
     if family == "compatibility_topk_K":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
     Tensor = Any  # strategies annotate with it; torch itself is imported when a tensor first exists
 
-__all__ = ["SIGNALS", "Signals", "StrategyError", "Tensor", "min_max", "quantile", "rank", "signal_top_k"]
+__all__ = ["SIGNALS", "Signals", "StrategyError", "Tensor", "min_max", "prefix_ema", "quantile", "rank", "signal_top_k"]
 
 SIGNALS = {  # name (K is any number, as in compatibility_mass_16): what it is; methods 2.1 and 2.2
     "student_entropy": "-Σ p_S ln p_S, nats",
@@ -31,6 +31,7 @@ SIGNALS = {  # name (K is any number, as in compatibility_mass_16): what it is; 
     "topk_entropy_K": "entropy of the student's renormalised top K / ln K, in [0, 1]",
     "server_forward_kl_K": "KL(p_T‖p_S) over the union of both top K, missing entries 1e-12, nats",
     "gathered_forward_kl_K": "KL(p_T‖p_S) over the union of both top K with true probabilities, renormalised, nats",
+    "verified_K": "1 where the student's most likely token is among the teacher's top K, else 0",
     "bhattacharyya_K": "Σ sqrt(p_S p_T) over the union of both top K, server variant, in [0, 1]",
 }
 
@@ -114,6 +115,17 @@ def rank(z: Tensor) -> Tensor:
     order = z.argsort(stable=True)
     ranks = order.new_empty(len(z)).scatter_(0, order, order.new_ones(len(z)).cumsum(0) - 1)
     return ranks.to(z.dtype) / max(len(z) - 1, 1)
+
+
+def prefix_ema(z: Tensor, s: Signals, alpha: float = 0.9) -> Tensor:
+    """z (N,) smoothed along each response: e_0 = z_0, e_t = α e_(t-1) + (1-α) z_t. TA-OPD (2605.26844)."""
+    smooth = z.clone()
+    order = s.position.argsort(stable=True)
+    order = order[s.sample[order].argsort(stable=True)]
+    for before, row in zip(order[:-1].tolist(), order[1:].tolist(), strict=True):
+        if s.sample[before] == s.sample[row]:
+            smooth[row] = alpha * smooth[before] + (1 - alpha) * z[row]
+    return smooth
 
 
 def _interpolate(ordered: Tensor, q: float) -> Tensor:
