@@ -130,7 +130,7 @@ def _execute(
     protocol: Protocol, cells: list[Any], missing: list[Job], root: Path, device: str, workers: int, executor: str, address: str,
     quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    from selbench import leaderboard, sweep
+    from selbench import executors, leaderboard, sweep
     from selbench.progress import SweepProgress
 
     root.mkdir(parents=True, exist_ok=True)
@@ -139,11 +139,11 @@ def _execute(
     if missing:
         with SweepProgress(missing, root, workers, quiet=quiet) as progress:
             if executor == "ray":
-                failed = sweep.run_ray(missing, root, device, address, progress.tick)
+                failed = executors.run_ray(missing, root, device, address, progress.tick)
             elif executor == "inline":
-                failed = sweep.run_inline(missing, root, device, progress.tick)
+                failed = executors.run_inline(missing, root, device, progress.tick)
             else:
-                failed = sweep.run_jobs(missing, root, device, workers, progress.tick)
+                failed = executors.run_jobs(missing, root, device, workers, progress.tick)
     board = leaderboard.collect(root)
     written = _write_reports(root, board)
     print(leaderboard.render(board, "json" if as_json else "markdown"))

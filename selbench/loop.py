@@ -122,12 +122,10 @@ def distil_step(
 
     if needs_student(needs):
         with clock("score"), accelerator.autocast():  # one micro-batch: the pass that scores is the pass of the loss
-            once = len(groups) == 1
-            student = (
-                hidden_rows(backbone, rollouts, rows, groups[0], device)[0]
-                if once
-                else all_hidden(backbone, rollouts, rows, groups, device)
-            )
+            if len(groups) == 1:
+                student, _ = hidden_rows(backbone, rollouts, rows, groups[0], device)
+            else:
+                student = all_hidden(backbone, rollouts, rows, groups, device)
     if needs_teacher(needs):
         with clock("teacher"), accelerator.autocast():
             teacher = all_hidden(teacher_body, rollouts, rows, groups, device)
@@ -155,9 +153,9 @@ def distil_step(
             inside = kept[here]
             at = here[inside]
             part, each = chunked_divergence(
-                hidden[inside.to(device)], student_head, teacher[at.to(device)], teacher_head, kind=loss.kind,
-                token=rows.token[at].to(device),
-                weight=weight[at].to(device), beta=loss.beta, top_k=loss.top_k, tail=loss.tail, temperature=loss.temperature,
+                hidden[inside.to(device)], student_head, teacher[at.to(device)], teacher_head,
+                kind=loss.kind, token=rows.token[at].to(device), weight=weight[at].to(device),
+                beta=loss.beta, top_k=loss.top_k, tail=loss.tail, temperature=loss.temperature,
             )  # fmt: skip
             with accelerator.no_sync(backbone) if number < len(groups) else nullcontext():
                 accelerator.backward(part * accelerator.num_processes)  # ranks average gradients; the loss is a sum over ranks

@@ -96,7 +96,7 @@ class SweepProgress:
         if last is None:
             return ["loading", "", "", "", "", ""]
         steps, seconds = job.protocol.training.steps, sum(last["seconds"].values())
-        divergence = f"{last['reverse_kl']:.4f}" if "reverse_kl" in last else "–"
+        divergence = f"{last['reverse_kl']:.4f}" if "reverse_kl" in last else "–"  # over all tokens, where it was computed
         speed = f"{last['tokens'] / seconds:.0f}" if seconds else "–"
         return [
             f"{last['step']}/{steps}",

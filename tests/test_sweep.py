@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from selbench.evaluate import evaluate_task
+from selbench.executors import run_inline
 from selbench.models import Pair
 from selbench.records import VERDICTS, read_metrics
 from selbench.rollout import Progress, Rollouts, Sampling
 from selbench.rollout.hf import HFEngine
-from selbench.sweep import run_inline
 from selbench.task import TASKS
 from tests.conftest import MakeCell
 from tests.test_cli import ROOT, selbench

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from selbench.errors import ConfigError
+from selbench.executors import thread_environment
 from selbench.records import write_json
-from selbench.sweep import thread_environment
 from selbench.tiny import build
 
 __all__ = ["rebuild"]
