@@ -54,7 +54,7 @@ class Training(Frozen):
     weight_decay: NonNegative = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    precision: Literal["no", "bf16"] = Field(default="no", description="autocast of the forward passes")
+    precision: Literal["auto", "no", "bf16"] = Field(default="auto", description="autocast of the forward passes; auto: bf16 on a GPU")
     checkpoint_every: Annotated[int, Field(ge=0)] = Field(default=20, description="steps between resumable states; 0: only the end")
 
 

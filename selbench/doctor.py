@@ -11,7 +11,7 @@ from pathlib import Path
 __all__ = ["report"]
 
 OPTIONAL = {
-    "vllm": "fast rollouts on GPUs: pip install 'selbench[vllm]'",
+    "vllm": "not used by this version, whose rollouts run on transformers",
     "ray": "sweeps on a cluster (--executor ray): pip install 'selbench[ray]'",
 }
 

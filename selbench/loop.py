@@ -64,14 +64,16 @@ def train(cell: Cell, pair: Pair, engine: Engine, prompts: Sequence[Prompt], fol
     On CPU an interrupted and resumed run ends in the same bits as an uninterrupted one. Raises NonFiniteStep.
     """
     settings = cell.protocol.training
-    accelerator = Accelerator(cpu=pair.device.type == "cpu", mixed_precision=settings.precision)
+    on_gpu = pair.device.type == "cuda"
+    precision = settings.precision if settings.precision != "auto" else "bf16" if on_gpu else "no"
+    accelerator = Accelerator(cpu=not on_gpu, mixed_precision=precision)
     optimiser = torch.optim.AdamW(
         pair.student.parameters(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
     )
     backbone, optimiser = accelerator.prepare(Backbone(pair.student), optimiser)
     sampling = Sampling(settings.max_response_tokens, settings.temperature, settings.top_p, settings.top_k)
     for step in range(1 + restore(accelerator, folder), settings.steps + 1):
-        clock = Clock(cuda=pair.device.type == "cuda")
+        clock = Clock(cuda=on_gpu)
         rate = settings.learning_rate * min(1.0, step / max(1, settings.warmup_steps))
         for group in optimiser.param_groups:
             group["lr"] = rate

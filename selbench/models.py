@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selbench.errors import ConfigError
+from selbench.provenance import hash_folder
 from selbench.registry import Registry
 
 if TYPE_CHECKING:
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
 
     from selbench.losses import Head
 
-__all__ = ["PAIRS", "Pair", "PairSpec", "Renderer", "adhoc_pair", "check_pair", "load_model", "load_pair", "register_pair"]
+__all__ = [
+    "PAIRS",
+    "Pair",
+    "PairSpec",
+    "Renderer",
+    "adhoc_pair",
+    "check_pair",
+    "head_of",
+    "identity",
+    "load_model",
+    "load_pair",
+    "register_pair",
+]
 
 
 @dataclass(frozen=True)
@@ -176,6 +189,17 @@ def _probe_head(model: PreTrainedModel, source: str) -> None:
     gap = float((got - expected).abs().max())
     if gap > 1e-3 * max(1.0, float(expected.abs().max())):
         raise ConfigError(f"model {source!r}: its logits are not its head applied to its last hidden state (gap {gap:.3g}); unsupported")
+
+
+def identity(source: str, model: PreTrainedModel | None = None) -> dict[str, str | None]:
+    """What a passport says of a model: its source, the hub's commit, and for a folder the hash of its configuration and weights."""
+    folder = Path(source).expanduser()
+    package = Path(__file__).parent
+    if not folder.is_dir():
+        return {"source": source, "commit": getattr(getattr(model, "config", None), "_commit_hash", None), "sha256": None}
+    inside = folder.resolve().is_relative_to(package)
+    name = f"selbench/{folder.resolve().relative_to(package).as_posix()}" if inside else folder.resolve().name
+    return {"source": name, "commit": None, "sha256": hash_folder(folder, "*.json", "*.safetensors", "*.jinja")}
 
 
 def load_renderer(source: str, *, template: str, system: str | None, thinking: bool | None, end_ids: tuple[int, ...] = ()) -> Renderer:

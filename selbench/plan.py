@@ -102,6 +102,7 @@ def cells_of(protocol: Protocol) -> list[Cell]:
 def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> list[str]:
     """What stands in the way, one sentence each. Loads tokenizers, prompts, task rows and finished records, no weights."""
     problems: list[str] = []
+    strangers: list[Path] = []
 
     def attempt(action: Any) -> Any:
         try:
@@ -130,7 +131,10 @@ def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> list[str]:
         marker = folder / "trained.json"
         found = attempt(partial(read_json, marker)) if isinstance(job, Cell) and marker.exists() else None
         if found and isinstance(job, Cell) and found.get("fingerprint") != job.training_fingerprint():
-            problems.append(f"{folder}: holds a cell of another protocol content; delete it or choose another --output")
+            strangers.append(folder)
+    if strangers:
+        count = f"{len(strangers)} cells" if len(strangers) > 1 else "a cell"
+        problems.append(f"{strangers[0]}: holds {count} of another protocol content; delete {root} or choose another --output")
     return problems
 
 

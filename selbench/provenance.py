@@ -77,11 +77,14 @@ def code_version() -> dict[str, Any]:
     return {"commit": None, "dirty": None, "sources": hash_folder(home, "*.py")}
 
 
-def hash_folder(folder: Path, pattern: str = "*") -> str:
-    """SHA-256 over the names and bytes of the matching files below `folder`, sorted by name."""
+def hash_folder(folder: Path, *patterns: str) -> str:
+    """SHA-256 over the names and contents of the matching files below `folder`, sorted by name."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob(pattern) if p.is_file() and "__pycache__" not in p.parts):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\x00" + path.read_bytes())
+    found = {path for pattern in patterns for path in folder.rglob(pattern) if path.is_file() and "__pycache__" not in path.parts}
+    for path in sorted(found):
+        with path.open("rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
     return digest.hexdigest()
 
 

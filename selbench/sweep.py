@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from selbench.checkpoint import is_trained
 from selbench.config import Cell, PairEntry, Protocol, digest, evaluation_content
 from selbench.errors import UserError
 from selbench.evaluate import evaluate_task, is_evaluated
-from selbench.models import PAIRS, PairSpec, adhoc_pair, load_pair
+from selbench.models import PAIRS, PairSpec, adhoc_pair, identity, load_pair
 from selbench.observe import observer
 from selbench.prompts import load_prompts
 from selbench.provenance import passport, reset_peak_memory
-from selbench.records import BASE, is_done, read_json, write_json
+from selbench.records import BASE, is_done, read_json, write_json, write_text
 from selbench.task import TASKS
 
 if TYPE_CHECKING:
@@ -143,18 +145,18 @@ def _train(cell: Cell, folder: Path, pair: Pair) -> None:
 
 
 def _write_identity(job: Job, folder: Path, pair: Pair) -> None:
-    facts = {
-        "protocol": job.protocol.name, "protocol_fingerprint": job.protocol.fingerprint(), "engine": "hf",
-        "prompt_sha256": pair.renderer.sha256(), "rendered_example": pair.renderer.text("1+1"),
-        "models": {"teacher": pair.spec.teacher, "student": pair.spec.student}, "seed": getattr(job, "seed", None),
-    }  # fmt: skip
-    import yaml
-
-    from selbench.records import write_text
-
+    """config.yaml and passport.json: what is run, and where, before anything is run."""
     content = job.model_dump(mode="json") if isinstance(job, Cell) else {"protocol": job.protocol.model_dump(mode="json"), "role": job.role}
     write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))
-    write_json(folder / "passport.json", passport(**facts))
+    models = {"student": identity(pair.spec.student, pair.student)}
+    if pair.teacher is not None:
+        models["teacher"] = identity(pair.spec.teacher, pair.teacher)
+    renderer = pair.renderer
+    facts = passport(
+        protocol=job.protocol.name, protocol_fingerprint=job.protocol.fingerprint(), seed=getattr(job, "seed", None), engine="hf",
+        models=models, prompt_sha256=renderer.sha256(), rendered_example=renderer.text("1+1"),
+    )  # fmt: skip
+    write_json(folder / "passport.json", facts)
 
 
 def write_plan(protocol: Protocol, cells: Sequence[Cell], root: Path, command: str) -> None:

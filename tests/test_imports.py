@@ -1,0 +1,81 @@
+"""Who may import what: the direction of imports is part of the design."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STANDARD = set(sys.stdlib_module_names)
+PUBLIC = {"selbench"}
+HEAVY = {"torch", "transformers", "vllm", "lm_eval", "datasets", "accelerate", "pandas", "scipy", "matplotlib", "sympy", "math_verify"}
+
+
+def imports(path: Path, *, top_only: bool = False) -> set[str]:
+    """Modules that a file imports: everywhere, or only when it is imported itself (TYPE_CHECKING blocks left out)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree)) if not top_only else [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def foreign(found: set[str]) -> set[str]:
+    return {name for name in found if name.split(".")[0] not in STANDARD}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "strategies").glob("*.py")), ids=lambda p: p.stem)
+def test_strategies_use_public_names_and_torch(path: Path) -> None:
+    assert foreign(imports(path)) <= PUBLIC | {"torch"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tasks").rglob("*.py")), ids=lambda p: p.stem)
+def test_tasks_use_their_contract(path: Path) -> None:
+    assert foreign(imports(path)) <= PUBLIC | {"selbench.task", "selbench.grading", "datasets"}
+
+
+FORBIDDEN = {  # module: what it may never import, directly
+    "loop": {"selbench.evaluate", "selbench.task", "selbench.lm", "selbench.grading", "selbench.sweep"},
+    "leaderboard": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
+    "report/figures": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
+    "evaluate": {"selbench.loop", "selbench.sweep"},
+}
+OWN = {  # module: all of selbench that it may import
+    "registry": {"selbench.errors"},
+    "seeding": set(),
+    "signals": {"selbench.errors", "selbench.seeding"},
+    "strategy": {"selbench.errors", "selbench.registry", "selbench.signals"},
+    "task": {"selbench.errors", "selbench.registry", "selbench.grading"},
+    "losses": set(),
+    "grading": set(),
+    "stats": {"selbench.seeding"},
+    "provenance": set(),
+    "records": {"selbench.errors"},
+    "scoring": {"selbench.losses", "selbench.rollout", "selbench.signals"},
+}
+
+
+@pytest.mark.parametrize("module", FORBIDDEN)
+def test_forbidden_directions(module: str) -> None:
+    assert not imports(ROOT / "selbench" / f"{module}.py") & FORBIDDEN[module]
+
+
+@pytest.mark.parametrize("module", OWN)
+def test_leaves_import_leaves(module: str) -> None:
+    own = {name for name in imports(ROOT / "selbench" / f"{module}.py") if name.startswith("selbench")}
+    assert own <= OWN[module]
+
+
+@pytest.mark.parametrize(
+    "module", ["__init__", "cli", "errors", "registry", "seeding", "signals", "strategy", "task", "models", "config", "catalogue"]
+)
+def test_light_modules_stay_light(module: str) -> None:
+    found = {name.split(".")[0] for name in imports(ROOT / "selbench" / f"{module}.py", top_only=True)}
+    assert not found & HEAVY
