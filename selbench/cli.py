@@ -149,7 +149,9 @@ def _execute(
     print(leaderboard.render(board, "json" if as_json else "markdown"))
     if not quiet:
         print(f"\nwrote {len(written)} files to {root}: {', '.join(sorted(p.name for p in written))}")
-        print(f"next: selbench table {root}   selbench show NAME   selbench run {protocol.name.split('-')[0]} --seeds 0-4")
+        print(
+            f"next: look at {root / 'figures'}; `selbench show NAME` explains a row; --seeds 0-9 on the same command narrows the intervals"
+        )
     _report_problems(board.problems)
     if failed:
         for job in failed:
