@@ -72,9 +72,7 @@ def run_jobs(jobs: Sequence[Job], root: Path, device: str, workers: int, tick: C
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(
-            ["selbench.loop", "selbench.lm", "selbench.sweep", "selbench.rollout.hf", "lm_eval.evaluator", "lm_eval.tasks"]
-        )
+        context.set_forkserver_preload(["selbench.preload"])
     waiting, failed = list(jobs), []
     running: dict[int, tuple[Any, Job]] = {}
     try:
