@@ -24,7 +24,7 @@ from selbench.prompts import load_prompts, prompts_of_step
 from selbench.provenance import Clock
 from selbench.rollout import Rollouts, Sampling
 from selbench.rollout.hf import HFEngine
-from selbench.strategy import STRATEGIES
+from selbench.strategy import STRATEGIES, Strategy
 from tests.conftest import MakeCell
 
 SCORED = [s.name for s in STRATEGIES if s.kind == "scores"]
@@ -96,6 +96,25 @@ def test_a_teacher_equal_to_the_student_teaches_nothing(tiny_pair: Pair, make_ce
     step, gradient = one_step(pair, make_cell("full", **{"loss.kind": kind}), rollouts_of(pair, 4))
     assert abs(step.record["loss"]) < 1e-6
     assert float(gradient.abs().max()) < 1e-6
+
+
+def test_weights_reach_the_loss(tiny_pair: Pair, make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight strategy owns its budget: ones are `full`, halves are half of it, zeros are not kept."""
+    rollouts = rollouts_of(tiny_pair, 6)
+    full, _ = one_step(tiny_pair, make_cell("full"), rollouts)
+    weights = {
+        "ones": lambda s: s.position * 0.0 + 1,
+        "halves": lambda s: s.position * 0.0 + 0.5,
+        "late": lambda s: (s.position > 3).float(),
+    }
+    found = {}
+    for name, function in weights.items():
+        rule = Strategy(name, 1, function, (), 1.0, "test", kind="weights")
+        monkeypatch.setitem(STRATEGIES._entries, name, rule)
+        found[name], _ = one_step(tiny_pair, make_cell(name, 1.0), rollouts)
+    assert found["ones"].record["loss"] == full.record["loss"]
+    assert found["halves"].record["loss"] == pytest.approx(0.5 * full.record["loss"], rel=1e-6)
+    assert found["late"].record["kept"] == int((full.rows.position > 3).sum())
 
 
 def test_prompts_depend_on_the_seed_alone(make_cell: MakeCell) -> None:

@@ -21,6 +21,7 @@ from selbench.strategy import STRATEGIES, budget_count, select
 from tests.draws import Draw, reordered, rollouts, same, seeds
 
 NAMES = [strategy.name for strategy in STRATEGIES]
+SCORED = [strategy.name for strategy in STRATEGIES if strategy.kind == "scores"]
 NESTED = [strategy.name for strategy in STRATEGIES if strategy.min_per_sample == 0]  # a fill on top of the budget need not be
 NEEDS = [name.replace("_K", "_5") for name in SIGNALS if name != "position_fraction"]
 
@@ -93,7 +94,7 @@ def test_signals_do_not_depend_on_the_chunk_size(seed: int, rows_per_chunk: int)
 # selection
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCORED)
 @given(seed=seeds, rows=st.integers(1, 60), budget=st.floats(0.01, 0.99))
 def test_the_budget_is_met_exactly(name: str, seed: int, rows: int, budget: float) -> None:
     strategy, seen = STRATEGIES.get(name), Draw(seed).signals(rows)

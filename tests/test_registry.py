@@ -216,3 +216,18 @@ print(json.dumps([out, "torch" in sys.modules]))
     for deleted, rest in out.items():
         assert rest == [entry for entry in whole if entry[1] != deleted]
     assert not torch_imported
+
+
+def test_a_strategy_of_another_distribution_is_found(tmp_path: Path) -> None:
+    """An installed package that declares the entry point needs no edit here."""
+    (tmp_path / "theirs.py").write_text(
+        "from selbench import register_strategy\n"
+        "@register_strategy('theirs', version=1, source='none')\ndef theirs(s):\n    'score = position.'\n    return s.position.float()\n"
+    )
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[selbench.strategies]\ntheirs = theirs\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    done = subprocess.run([sys.executable, "-m", "selbench", "list"], env=environment, capture_output=True, text=True, check=True)
+    assert "theirs\t1" in done.stdout
