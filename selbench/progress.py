@@ -33,7 +33,7 @@ class SweepProgress:
         if not self.quiet and self.console.is_terminal:
             from rich.live import Live
 
-            self.live = Live(console=self.console, refresh_per_second=4)
+            self.live = Live(console=self.console, refresh_per_second=4, transient=True)
             self.live.__enter__()
         return self
 
@@ -96,7 +96,10 @@ class SweepProgress:
         if last is None:
             return ["loading", "", "", "", "", ""]
         steps, seconds = job.protocol.training.steps, sum(last["seconds"].values())
-        divergence = f"{last['reverse_kl']:.4f}" if "reverse_kl" in last else "–"  # over all tokens, where it was computed
+        known = last.get(
+            "reverse_kl", last["divergence_kept"] if job.protocol.loss.kind == "reverse_kl" and last["kept_share"] == 1 else None
+        )
+        divergence = "–" if known is None else f"{known:.4f}"  # over all tokens, where it was computed
         speed = f"{last['tokens'] / seconds:.0f}" if seconds else "–"
         return [
             f"{last['step']}/{steps}",
