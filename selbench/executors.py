@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selbench.errors import UserError
+from selbench.provenance import usable_cores
 from selbench.records import write_json
 from selbench.registry import PLUGINS
 from selbench.sweep import Job, job_folder, work
@@ -23,8 +24,7 @@ __all__ = ["run_inline", "run_jobs", "run_ray", "thread_environment"]
 
 def thread_environment(jobs: int) -> dict[str, str]:
     """Environment of a worker: the machine's threads divided among `jobs`, and barriers that do not spin on shared cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cores // jobs))
+    threads = str(max(1, usable_cores() // jobs))
     return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
 

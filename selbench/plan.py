@@ -14,6 +14,7 @@ from selbench.config import Cell, Protocol
 from selbench.errors import ConfigError, UserError
 from selbench.models import PAIRS, adhoc_pair, check_pair
 from selbench.prompts import load_prompts
+from selbench.provenance import usable_cores
 from selbench.records import BASE, SAMPLE_COLUMNS, read_json, read_metrics, read_table
 from selbench.strategy import STRATEGIES, Strategy
 from selbench.sweep import Base, Job, is_complete, job_folder, pair_of
@@ -227,8 +228,7 @@ def workers_for(memory_bytes: int, device: str) -> int:
 
     if device != "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(0.8 * psutil.virtual_memory().total / memory_bytes)))
+    return max(1, min(usable_cores(), int(0.8 * psutil.virtual_memory().total / memory_bytes)))
 
 
 def missing(jobs: Sequence[Job], root: Path) -> list[Job]:

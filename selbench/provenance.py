@@ -15,7 +15,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Clock", "code_version", "hash_folder", "hardware", "package_versions", "passport", "peak_memory", "reset_peak_memory"]
+__all__ = [
+    "Clock",
+    "code_version",
+    "hash_folder",
+    "hardware",
+    "package_versions",
+    "passport",
+    "peak_memory",
+    "reset_peak_memory",
+    "usable_cores",
+]
 
 PACKAGES = (
     "selbench", "torch", "transformers", "accelerate", "tokenizers", "lm-eval", "datasets", "sympy", "math-verify",
@@ -95,6 +105,11 @@ def package_versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hardware() -> dict[str, Any]:
