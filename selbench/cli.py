@@ -177,6 +177,57 @@ def _report_problems(problems: list[str]) -> None:
         print(f"selbench: {problem}", file=sys.stderr)
 
 
+@app.command("eval")
+def eval_(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file or a finished cell's folder (with --table: of evaluations).")],
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks.")] = None,
+    samples: Annotated[int | None, typer.Option("--samples", "-k", help="Answers per problem (default: the task's).")] = None,
+    problems: Annotated[int | None, typer.Option("--problems", "-n", help="Only the first so many problems.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Temperature 0, one answer.")] = False,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Nucleus.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="0: off.")] = 20,
+    max_tokens: Annotated[int, typer.Option(help="Longest response, tokens.")] = 4096,
+    stop: Annotated[list[str] | None, typer.Option(help="A string that ends a response; may be repeated.")] = None,
+    prompt: Annotated[str, typer.Option(help="Answer-format instruction, by name or as a text with {problem}.")] = "boxed-qwen",
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    thinking: Annotated[bool | None, typer.Option("--thinking/--no-thinking", help="The chat template's thinking mode.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (default: bfloat16 on a GPU, else float32).")] = None,
+    batch: Annotated[int, typer.Option(help="Sequences generated together.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
+    name: Annotated[str | None, typer.Option(help="What the records call the model (default: its source).")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    plugin: Plugins = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the records (default: runs/eval/MODEL).")] = None,
+    table_only: Annotated[bool, typer.Option("--table", help="Only the table of the evaluations below MODEL, a folder.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.")] = False,
+) -> None:
+    """Evaluate one model on the tasks, without training: accuracy with interval, pass@k, maj@k, truncation, speed."""
+    from selbench import eval_model
+
+    _plug(plugin)
+    if table_only:
+        eval_model.show(Path(model), as_json=as_json)
+        return
+    if not _words(tasks):
+        raise ConfigError("eval: name the tasks with --tasks, comma-separated (selbench list tasks)")
+    chosen = device or _device()
+    kind = dtype or ("float32" if chosen == "cpu" else "bfloat16")
+    settings, evaluation, found = eval_model.settings_of(
+        {"system": system, "thinking": thinking, "student_dtype": kind, "teacher_dtype": kind},
+        {"samples": samples, "problems": problems, "temperature": 0.0 if greedy else temperature, "top_p": top_p, "top_k": top_k,
+         "max_tokens": max_tokens, "stop": stop, "template": prompt, "batch": batch},
+        _words(tasks) or [],
+    )  # fmt: skip
+    folder = output or Path("runs") / "eval" / (name or model.rstrip("/").split("/")[-1]).lower()
+    written = eval_model.evaluate_model(model, found, settings, evaluation, folder, chosen, seed=seed, name=name, quiet=quiet or as_json)
+    eval_model.show(folder, as_json=as_json)
+    if not (quiet or as_json):
+        print(f"records: {', '.join(str(place) for place in written)}")
+        print(f"next: `selbench grade {folder}` judges them with other graders; `selbench eval --table {folder.parent}` compares models")
+
+
 @app.command()
 def table(
     folder: Annotated[Path, typer.Argument(help="A protocol's folder, as in runs/tiny.")] = Path("runs/tiny"),
@@ -199,6 +250,32 @@ def table(
     _report_problems(board.problems)
     if board.problems:
         sys.exit(2)
+
+
+@app.command()
+def grade(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Run folders, samples.parquet, .jsonl, .csv, lm-eval's samples.")],
+    graders: Annotated[str | None, typer.Option(help="Comma-separated: sympy, math_verify, hendrycks, exact (default: all).")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the report (default: beside the first FILE).")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Put the sympy grader's verdicts into the samples.parquet read.")] = False,
+    by: Annotated[str, typer.Option(help="What a system is in run folders: cell, or strategy (its seeds together).")] = "cell",
+    workers: Annotated[int | None, typer.Option(min=1, help="Grading processes (default: usable cores).")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for one comparison.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
+) -> None:
+    """Grade stored outputs again, with several graders side by side: scores, disagreements, ranks that flip. No model runs."""
+    import json
+
+    from selbench import regrade
+
+    report = regrade.regrade(
+        files, graders=_words(graders), output=output, rewrite=update, by=by, workers=workers, timeout=timeout, quiet=as_json
+    )
+    if as_json:
+        print(json.dumps(report.content, indent=1, sort_keys=True))
+        return
+    regrade.show(report.content, report.disagreements)
+    print(f"wrote {', '.join(str(path) for path in report.written)}")
 
 
 @app.command("list")

@@ -10,11 +10,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from selbench.errors import ConfigError, nearest
 
-__all__ = ["Cell", "Evaluation", "Loss", "Model", "PairEntry", "Protocol", "Training", "digest", "load_protocol", "protocol_names"]
+__all__ = [
+    "Cell",
+    "Evaluation",
+    "Loss",
+    "Model",
+    "PairEntry",
+    "Protocol",
+    "Training",
+    "digest",
+    "load_protocol",
+    "protocol_names",
+    "sentence",
+]
 
 Budget = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -73,14 +85,26 @@ class Loss(Frozen):
 class Evaluation(Frozen):
     """How the tasks are answered. `samples` and `problems`: none takes the task's own."""
 
-    samples: Count | None = None
+    template: str | None = Field(default=None, description="answer-format instruction, by name or text; none: model.template")
+    samples: Count | None = Field(default=None, description="answers per problem; greedy decoding gives one")
     problems: Count | None = Field(default=None, description="only the first so many")
     max_tokens: Count = 1024
-    temperature: NonNegative = 1.0
+    temperature: NonNegative = Field(default=1.0, description="0: greedy")
     top_p: Probability = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
+    stop: tuple[str, ...] = Field(default=(), description="a response ends before the first of these strings")
     batch: Count = Field(default=256, description="sequences generated together")
     grader_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
+
+    @model_validator(mode="after")
+    def _greedy_once(self) -> Evaluation:
+        if self.temperature == 0 and (self.samples or 1) > 1:
+            raise ValueError(f"samples = {self.samples} at temperature 0 would be {self.samples} times the same answer; use samples=1")
+        return self
+
+    def samples_of(self, default: int) -> int:
+        """Answers per problem: what is set, else one if greedy, else the task's own number."""
+        return self.samples or (1 if self.temperature == 0 else default)
 
 
 class PairEntry(Frozen):
@@ -200,7 +224,7 @@ def load_protocol(
     try:
         protocol = Protocol.model_validate(changed)
     except ValidationError as error:
-        problems = [f"protocol {source}: {_sentence(item)}" for item in error.errors()] + problems
+        problems = [f"protocol {source}: {sentence(item)}" for item in error.errors()] + problems
     if problems:
         raise ConfigError(*problems)
     try:
@@ -233,7 +257,8 @@ def _merge(content: dict[str, Any], overrides: Iterable[str], given: dict[str, A
     return merged
 
 
-def _sentence(item: Any) -> str:
+def sentence(item: Any) -> str:
+    """One of pydantic's complaints as one of ours: where, what was given, what is wanted."""
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"unknown key {where!r}: {nearest(str(item['loc'][-1]), _keys(item['loc'][:-1]))}"

@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from selbench.config import Evaluation
-from selbench.grading import GRADER, grade
+from selbench.errors import ConfigError, nearest
+from selbench.grading import GRADER, Grade, grade_many
 from selbench.models import Renderer
 from selbench.provenance import peak_memory
 from selbench.records import SAMPLE_COLUMNS, read_json, write_json, write_table
 from selbench.rollout import Engine, Progress, Sampling
 from selbench.seeding import derive
 from selbench.task import Task, row_hash
+from selbench.templates import template_text
 
-__all__ = ["evaluate_task", "is_evaluated"]
+__all__ = ["check_task", "evaluate_task", "is_evaluated"]
 
 
 def is_evaluated(folder: Path, fingerprint: str) -> bool:
     """Whether the records in `folder` are those of this very evaluation."""
     meta = folder / "meta.json"
     return meta.exists() and read_json(meta).get("fingerprint") == fingerprint
+
+
+def check_task(task: Task) -> None:
+    """Rows and YAML of a task, without a model. Raises ConfigError: rows out of reach or not the pinned ones, a key lm-eval lacks."""
+    import yaml
+    from lm_eval.api.task import TaskConfig
+
+    class Loader(yaml.SafeLoader):
+        """Takes `!function` for a text."""
+
+    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+    try:
+        content = yaml.load(task.yaml.read_text(encoding="utf-8"), Loader)
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"task {task.name}: {task.yaml} is not readable as YAML ({' '.join(str(error).split())})") from error
+    known = [field.name for field in fields(TaskConfig)]
+    for key in content if isinstance(content, dict) else []:
+        if key not in known:
+            raise ConfigError(f"task {task.name}: unknown key {key!r} in {task.yaml.name}: {nearest(str(key), known)}")
+    named = content.get("task") if isinstance(content, dict) else None
+    if named != task.lm_eval_name:
+        raise ConfigError(f"task {task.name}: {task.yaml.name} names the task {named!r}, expected {task.lm_eval_name!r}")
+    task.load()
 
 
 def evaluate_task(
@@ -35,47 +62,59 @@ def evaluate_task(
     from selbench.lm import EngineLM
 
     began = time.perf_counter()
-    samples = settings.samples or task.samples
+    samples = settings.samples_of(task.samples)
+    if settings.template is not None:
+        renderer = replace(renderer, template=template_text(settings.template))
     sampling = Sampling(settings.max_tokens, settings.temperature, settings.top_p, settings.top_k)
     lm = EngineLM(engine, renderer, sampling, derive(seed, 0, f"evaluate/{task.name}"), progress)
-    rows = task.rows()
-    reported = _lm_eval(task, lm, samples, settings.problems)
+    rows = task.load()
     asked = rows[: settings.problems]
-    records = [
-        _record(task.name, row, index, output, settings.grader_timeout_seconds)
-        for doc, row in enumerate(asked)
-        for index, output in enumerate(lm.outputs.get(doc, []))
-    ]
-    if len(records) != len(asked) * samples:
-        raise RuntimeError(f"task {task.name}: {len(records)} responses for {len(asked)} problems x {samples} samples")
+    reported = _lm_eval(task, lm, samples, settings)
+    answered = [(row, index, output) for doc, row in enumerate(asked) for index, output in enumerate(lm.outputs.get(doc, []))]
+    if len(answered) != len(asked) * samples:
+        raise RuntimeError(f"task {task.name}: {len(answered)} responses for {len(asked)} problems x {samples} samples")
+    grades = grade_many(
+        [(output.text, row["answer"], output.finish == "length") for row, _, output in answered], timeout=settings.grader_timeout_seconds
+    )
+    records = _records(task.name, answered, grades)
     write_table(folder / "samples.parquet", records, SAMPLE_COLUMNS)
     accuracy = sum(record["verdict"] == "correct" for record in records) / len(records)
+    tokens = sum(record["tokens"] for record in records)
     write_json(folder / "meta.json", {
         "schema": 1, "task": task.name, "version": task.version, "fingerprint": fingerprint, "grader": GRADER, "engine": engine.name,
-        "problems": len(asked), "samples": samples, "rows_sha256": row_hash(rows), "prompt_sha256": renderer.sha256(),
-        "accuracy": accuracy, "seconds": time.perf_counter() - began, "peak_memory_bytes": peak_memory(), "lm_eval_acc": reported,
+        "problems": len(asked), "samples": samples, "rows_sha256": row_hash(rows), "origin": task.data.origin() if task.data else None,
+        "template": renderer.template, "thinking": renderer.thinking, "prompt_sha256": renderer.sha256(), "seed": seed,
+        "settings": settings.model_dump(mode="json"), "accuracy": accuracy, "lm_eval_acc": reported, "tokens": tokens,
+        "generation_seconds": lm.seconds, "tokens_per_second": tokens / lm.seconds if lm.seconds else None,
+        "seconds": time.perf_counter() - began, "peak_memory_bytes": peak_memory(),
     })  # fmt: skip
     return accuracy
 
 
-def _lm_eval(task: Task, lm: Any, samples: int, limit: int | None) -> float:
+def _lm_eval(task: Task, lm: Any, samples: int, settings: Evaluation) -> float:
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(task.yaml.parent), include_defaults=False)
     loaded = manager.load_task_or_group([task.lm_eval_name])[task.lm_eval_name]
     loaded.set_config(key="repeats", value=samples)
+    loaded.set_config(key="doc_to_text", value="{{problem}}")  # the renderer writes the instruction, the same as in training
+    if settings.stop:
+        loaded.set_config(key="generation_kwargs", value={"until": list(settings.stop)}, update=True)
     results = evaluate(
-        lm, {task.lm_eval_name: loaded}, limit=limit, bootstrap_iters=0, log_samples=True, apply_chat_template=True, verbosity="ERROR"
-    )
+        lm, {task.lm_eval_name: loaded}, limit=settings.problems, bootstrap_iters=0, log_samples=True, apply_chat_template=True,
+        verbosity="ERROR",
+    )  # fmt: skip
     assert results is not None
     return float(results["results"][task.lm_eval_name]["acc,keep_all"])
 
 
-def _record(task: str, row: dict[str, str], index: int, output: Any, timeout: float) -> dict[str, Any]:
-    judged = grade(output.text, row["answer"], truncated=output.finish == "length", timeout=timeout)
-    return {
-        "task": task, "problem": row["id"], "sample": index, "prompt": row["problem"], "response": output.text,
-        "extracted": judged.extracted, "gold": row["answer"], "verdict": judged.verdict, "method": judged.method,
-        "finish": output.finish, "tokens": output.tokens, "grader": GRADER,
-    }  # fmt: skip
+def _records(task: str, answered: Sequence[tuple[dict[str, str], int, Any]], grades: Sequence[Grade]) -> list[dict[str, Any]]:
+    return [
+        {
+            "task": task, "problem": row["id"], "sample": index, "prompt": row["problem"], "response": output.text,
+            "extracted": judged.extracted, "gold": row["answer"], "verdict": judged.verdict, "method": judged.method,
+            "finish": output.finish, "tokens": output.tokens, "grader": GRADER,
+        }
+        for (row, index, output), judged in zip(answered, grades, strict=True)
+    ]  # fmt: skip

@@ -14,13 +14,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["GRADER", "Grade", "Verdict", "extract", "gold_answer", "grade"]
+__all__ = ["GRADER", "Grade", "Verdict", "extract", "gold_answer", "grade", "grade_many"]
 
 GRADER = "selbench-sympy-1"  # rises whenever a verdict may change; stands in every record
 Verdict = Literal["correct", "incorrect", "truncated", "unparsed_answer", "unparsed_gold", "timeout", "error"]
@@ -103,6 +104,11 @@ def grade(response: str, gold: str, *, truncated: bool = False, timeout: float =
         else:
             verdict, method = _worker.compare(answer, wanted, timeout), "sympy"
     return Grade(verdict, answer, method, time.perf_counter() - began)
+
+
+def grade_many(items: Sequence[tuple[str, str, bool]], *, timeout: float = 5.0) -> list[Grade]:
+    """One grade per (response, gold, truncated), in order."""
+    return [grade(response, gold, truncated=truncated, timeout=timeout) for response, gold, truncated in items]
 
 
 def exact(text: str) -> Fraction | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ class EngineLM(LM):
         super().__init__()
         self.engine, self.renderer, self.sampling, self.seed, self.progress = engine, renderer, sampling, seed, progress
         self.outputs: dict[int, list[Output]] = {}
+        self.seconds = 0.0  # of wall clock in the engine
 
     @property
     def tokenizer_name(self) -> str:
@@ -42,11 +44,14 @@ class EngineLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Responses in the order of the requests; a response ends before the first stop string of its request."""
+        began = time.perf_counter()
         rollouts = self.engine.generate([self.renderer.encode_text(r.args[0]) for r in requests], self.sampling, self.seed, self.progress)
+        self.seconds += time.perf_counter() - began
         answers = []
         for request, ids, finish in zip(requests, rollouts.responses(), rollouts.finish, strict=True):
-            text = cut(self.renderer.decode(ids), request.args[1].get("until") or ())
-            self.outputs.setdefault(request.doc_id, []).append(Output(text, finish, len(ids)))
+            whole = self.renderer.decode(ids)
+            text = cut(whole, request.args[1].get("until") or ())
+            self.outputs.setdefault(request.doc_id, []).append(Output(text, finish if text == whole else "stop", len(ids)))
             answers.append(text)
         return answers
 

@@ -1,4 +1,4 @@
-"""Estimators and intervals over per-problem correctness: numpy only, no files.
+"""Estimators and intervals over per-problem correctness: numpy and scipy, no files.
 
 Legend: S training seeds, P problems. Entries are shares in [0, 1] (means over the k samples of one problem); what goes in
 as shares comes out as shares.
@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from selbench.seeding import derive
 
-__all__ = ["Interval", "paired_interval", "seed_spread"]
+__all__ = ["Interval", "accuracy_interval", "average_at_k", "majority_at_k", "paired_interval", "pass_at_k", "seed_spread"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,63 @@ def seed_spread(per_seed: ArrayLike) -> float:
     """Sample standard deviation (ddof 1) over training seeds, (S,), in the unit of the data; nan for a single seed."""
     values = np.asarray(per_seed, dtype=np.float64)
     return float(values.std(ddof=1)) if values.size > 1 else float("nan")
+
+
+def average_at_k(correct: ArrayLike) -> float:
+    """Mean over problems of the share of a problem's k samples that are right. correct: (P, k) of 0 and 1."""
+    return float(_matrix(correct).mean())
+
+
+def pass_at_k(correct: ArrayLike, k: int) -> float:
+    """Chance that at least one of k samples is right, without bias from n >= k stored ones: mean of 1 - C(n-c, k) / C(n, k).
+
+    correct: (P, n). Chen et al., arXiv:2107.03374, section 2.1. Raises ValueError unless 1 <= k <= n.
+    """
+    matrix = _matrix(correct)
+    n = matrix.shape[1]
+    if not 1 <= k <= n:
+        raise ValueError(f"pass@{k} needs between 1 and {n} samples, the number stored")
+    wrong = n - matrix.sum(axis=1)
+    return float(1 - np.prod([np.clip(wrong - i, 0, None) / (n - i) for i in range(k)], axis=0).mean())
+
+
+def majority_at_k(votes: ArrayLike, correct: ArrayLike) -> float:
+    """Mean over problems of the chance that the most frequent answer is right, ties drawn evenly.
+
+    votes: (P, k) integers, equal for equal answers of a problem, negative where no answer could be read (no vote); correct:
+    (P, k). A problem without any vote counts as wrong. Wang et al., arXiv:2203.11171.
+    """
+    labels, right = np.asarray(votes), _matrix(correct)
+    if labels.shape != right.shape:
+        raise ValueError(f"votes {labels.shape} and correct {right.shape} differ in shape")
+    shares = []
+    for row, good in zip(labels, right, strict=True):
+        names, counts = np.unique(row[row >= 0], return_counts=True)
+        winners = names[counts == counts.max()] if len(names) else names
+        shares.append(float(np.mean([good[row == name].mean() for name in winners])) if len(winners) else 0.0)
+    return float(np.mean(shares))
+
+
+def accuracy_interval(correct: ArrayLike, *, level: float = 0.95, seed: int = 0) -> tuple[Interval, str]:
+    """avg@k with an interval for problems like these, and the name of its method.
+
+    correct: (P, k). One sample: Wilson's score interval. Several: BCa bootstrap over problems (Efron 1987; scipy), 10,000 draws;
+    Wilson's on the problems where all shares are equal and a bootstrap has nothing to resample.
+    """
+    from scipy.stats import binomtest, bootstrap
+
+    shares = _matrix(correct).mean(axis=1)
+    mean = float(shares.mean())
+    if _matrix(correct).shape[1] > 1 and shares.max() > shares.min():
+        generator = np.random.default_rng(derive(seed, 0, "accuracy interval"))
+        ends = bootstrap((shares,), np.mean, n_resamples=10_000, confidence_level=level, method="BCa", rng=generator).confidence_interval
+        return Interval(mean, float(ends.low), float(ends.high)), "BCa bootstrap over problems"
+    ends = binomtest(round(float(shares.sum())), len(shares)).proportion_ci(level, method="wilson")
+    return Interval(mean, float(ends.low), float(ends.high)), "Wilson"
+
+
+def _matrix(correct: ArrayLike) -> NDArray[np.float64]:
+    matrix = np.asarray(correct, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.size == 0 or not np.isin(matrix, (0, 1)).all():
+        raise ValueError(f"a non-empty (problems, samples) array of 0 and 1 is needed, got shape {matrix.shape}")
+    return matrix

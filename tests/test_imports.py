@@ -52,7 +52,7 @@ OWN = {  # module: all of selbench that it may import
     "seeding": set(),
     "signals": {"selbench.errors", "selbench.seeding"},
     "strategy": {"selbench.errors", "selbench.registry", "selbench.signals"},
-    "task": {"selbench.errors", "selbench.registry", "selbench.grading"},
+    "task": {"selbench.errors", "selbench.registry", "selbench.grading", "selbench.templates"},
     "losses": set(),
     "grading": set(),
     "stats": {"selbench.seeding"},
