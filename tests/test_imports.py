@@ -69,8 +69,21 @@ def test_forbidden_directions(module: str) -> None:
 
 @pytest.mark.parametrize("module", OWN)
 def test_leaves_import_leaves(module: str) -> None:
-    own = {name for name in imports(ROOT / "selbench" / f"{module}.py") if name.startswith("selbench")}
-    assert own <= OWN[module]
+    place = ROOT / "selbench" / module
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    own = {name for path in files for name in imports(path) if name.startswith("selbench")}
+    package = {name for name in own if place.is_dir() and name.startswith(f"selbench.{module}")}
+    assert own - package <= OWN[module]
+
+
+def test_grading_is_a_leaf_of_few_libraries() -> None:
+    files = sorted((ROOT / "selbench" / "grading").glob("*.py"))
+    assert {name.split(".")[0] for path in files for name in foreign(imports(path))} <= {
+        "selbench", "sympy", "math_verify", "latex2sympy2_extended", "lm_eval"
+    }  # fmt: skip
+    for path in files:  # what runs in the caller's process is light; sympy comes with the worker
+        if path.stem in ("__init__", "extract", "graders", "workers"):
+            assert not {name.split(".")[0] for name in imports(path, top_only=True)} & HEAVY
 
 
 @pytest.mark.parametrize(
