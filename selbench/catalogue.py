@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import rich
 from rich.table import Table
 
+from selbench.card import print_card, raw_protocol
 from selbench.config import protocol_names
 from selbench.errors import ConfigError, nearest
-from selbench.models import PAIRS
+from selbench.models import PAIRS, adhoc_pair
 from selbench.registry import load_plugin
 from selbench.signals import SIGNALS
 from selbench.strategy import STRATEGIES, Strategy
@@ -39,7 +40,7 @@ def _rows(what: str) -> tuple[list[str], list[list[str]]]:
     if what == "pairs":
         return ["name", "teacher", "student", "summary"], [[p.name, _short(p.teacher), _short(p.student), p.summary] for p in PAIRS]
     if what == "protocols":
-        return ["name", "summary"], [[name, str(_protocol(name).get("summary", ""))] for name in protocol_names()]
+        return ["name", "summary"], [[name, str(raw_protocol(name).get("summary", ""))] for name in protocol_names()]
     if what == "signals":
         return ["name", "meaning"], [[name, meaning] for name, meaning in SIGNALS.items()]
     raise ConfigError(f"cannot list {what!r}: {nearest(what, ['strategies', 'tasks', 'pairs', 'protocols', 'signals'])}")
@@ -48,12 +49,6 @@ def _rows(what: str) -> tuple[list[str], list[list[str]]]:
 def _short(source: str) -> str:
     home = str(files("selbench"))
     return source.replace(home, "selbench") if source.startswith(home) else source
-
-
-def _protocol(name: str) -> dict[str, Any]:
-    import yaml
-
-    return dict(yaml.safe_load((files("selbench") / "protocols" / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def print_list(what: str) -> None:
@@ -69,9 +64,13 @@ def print_list(what: str) -> None:
     rich.print(shown)
 
 
-def print_one(name: str) -> None:
+def print_one(name: str, *, as_json: bool = False) -> None:
     """Print everything about one name. Raises ConfigError with the nearest names when nothing has it."""
-    if name in STRATEGIES:
+    if name in protocol_names():
+        print_card(name, as_json=as_json)
+    elif as_json:
+        raise ConfigError(f"show {name} --json: only protocols are shown as JSON; {nearest(name, protocol_names())}")
+    elif name in STRATEGIES:
         _print_strategy(STRATEGIES.get(name))
     elif name in TASKS:
         task = TASKS.get(name)
@@ -84,8 +83,10 @@ def print_one(name: str) -> None:
         pair = PAIRS.get(name)
         print(f"pair {pair.name}: {pair.summary}\nteacher  {_short(pair.teacher)}\nstudent  {_short(pair.student)}")
         print(f"planted truth  {'known for every token' if pair.planted else 'none'}")
-    elif name in protocol_names():
-        print((files("selbench") / "protocols" / f"{name}.yaml").read_text(encoding="utf-8").rstrip())
+        for role, shape in pair.shapes.items():
+            print(f"{role:<8} " + ", ".join(f"{key} {value}" for key, value in shape.items()))
+        for key, value in pair.settings.items():
+            print(f"{key} = {json.dumps(value)}   ({pair.sources[key]})")
     elif name in SIGNALS:
         print(f"signal {name}: {SIGNALS[name]}")
     else:
@@ -108,15 +109,25 @@ def _print_strategy(strategy: Strategy) -> None:
     print(f"file     {_short(strategy.file)}\n\n{inspect.getdoc(module)}")
 
 
-def check(target: str) -> bool:
-    """Run the conformance suite on a strategy, or on all that a file registers; print the findings. True when all passed."""
+def check(target: str, *, models: tuple[str, str] | None = None, weights: bool = True, device: str | None = None) -> bool:
+    """Check a strategy, all that a file registers, or a pair (by name, or `models`: teacher and student); print the findings.
+
+    True when all passed. weights, device: see `diagnose.template.report_pair`.
+    """
     from selbench.conformance import check_strategy
 
+    if models or target in PAIRS:
+        from selbench.diagnose.template import report_pair
+
+        return report_pair(adhoc_pair(*models) if models else PAIRS.get(target), weights=weights, device=device)
     if target.endswith(".py") or Path(target).is_file():
         path = load_plugin(target)
         strategies = STRATEGIES.from_file(path)
         if not strategies:
             raise ConfigError(f"{target}: registers no strategy; decorate a function with @register_strategy(...)")
+    elif target not in STRATEGIES:
+        known = [entry.name for entry in (*STRATEGIES, *PAIRS)]
+        raise ConfigError(f"unknown strategy or pair {target!r}: {nearest(target, known)} (selbench list strategies, selbench list pairs)")
     else:
         strategies = [STRATEGIES.get(target)]
     passed = True

@@ -6,22 +6,51 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from selbench.adapter import has_adapter, save_student
+from selbench.models import identity
 from selbench.records import read_json, read_metrics, read_table, write_json, write_table, write_text
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import nn
 
     from selbench.models import Pair
 
 __all__ = ["drop_states", "finish_training", "is_trained", "name_state", "restore", "save_state"]
 
+ADAPTER = "adapter.safetensors"
 SELECTION = ("step", "tokens", "kept", "kept_share", "candidates", "filled", "ties", "nonfinite_signals")
 
 
 def _states(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoint").glob("step*"))
+
+
+def _adapter_alone(accelerator: Accelerator, backbone: nn.Module) -> None:
+    """States hold what is trained: of a student with frozen weights its adapter, in a file of its own. Nothing else changes."""
+    from safetensors.torch import load_file, save_file
+
+    trained = {name: parameter for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    if len(trained) == len(list(backbone.parameters())):
+        return
+
+    def save(models: list[Any], weights: list[Any], folder: str) -> None:
+        weights.clear()
+        if accelerator.is_main_process:
+            save_file({name: parameter.detach() for name, parameter in trained.items()}, Path(folder) / ADAPTER)
+
+    def load(models: list[Any], folder: str) -> None:
+        models.clear()
+        stored = load_file(Path(folder) / ADAPTER)
+        if stored.keys() != trained.keys():
+            raise ValueError(f"{folder}: holds another adapter than the one being trained; delete the run's folder")
+        for name, parameter in trained.items():
+            parameter.data.copy_(stored[name])
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
 
 
 def save_state(accelerator: Accelerator, folder: Path, step: int) -> None:
@@ -39,8 +68,9 @@ def name_state(folder: Path, step: int) -> None:
         shutil.rmtree(state)
 
 
-def restore(accelerator: Accelerator, folder: Path) -> int:
+def restore(accelerator: Accelerator, backbone: nn.Module, folder: Path) -> int:
     """Load the latest state and cut the records back to it; returns its step, 0 for a fresh start."""
+    _adapter_alone(accelerator, backbone)
     for draft in (folder / "checkpoint").glob(".step*"):
         shutil.rmtree(draft)
     states = _states(folder)
@@ -56,14 +86,14 @@ def restore(accelerator: Accelerator, folder: Path) -> int:
 
 
 def finish_training(accelerator: Accelerator, pair: Pair, folder: Path, fingerprint: str) -> None:
-    """Final weights as a Hugging Face folder, the step tables, and last the marker `trained.json`."""
+    """Final weights (of an adapted student the adapter) as a Hugging Face folder, the step tables, and last the marker `trained.json`."""
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return
     draft, final = folder / "checkpoint" / ".final", folder / "checkpoint" / "final"
     for stale in (draft, final):
         shutil.rmtree(stale, ignore_errors=True)
-    pair.student.save_pretrained(draft)
+    save_student(pair.student, draft, identity(pair.spec.student, pair.student) if has_adapter(pair.student) else {})
     pair.renderer.tokenizer.save_pretrained(draft)
     os.replace(draft, final)
     rows = read_metrics(folder / "metrics.jsonl")

@@ -18,6 +18,8 @@ app = typer.Typer(help="The referee for token selection in on-policy distillatio
                   pretty_exceptions_enable=False)  # fmt: skip
 tiny = typer.Typer(help="The embedded pair.", no_args_is_help=True)
 app.add_typer(tiny, name="tiny")
+bench = typer.Typer(help="Side-by-side benchmarks against other libraries.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A contributor's file to load; may be repeated.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where run folders go.")]
@@ -78,36 +80,42 @@ def run(
     executor: Annotated[str, typer.Option(help="local (processes), inline (this process) or ray.")] = "local",
     address: Annotated[str, typer.Option(help="Ray cluster.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan, its memory and its time, and stop.")] = False,
+    gpu: Annotated[str | None, typer.Option(help="With --dry-run: plan for this GPU, as in h100 or rtx4090.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the leaderboard.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The leaderboard as JSON on standard output.")] = False,
 ) -> None:
     """Train every strategy on every pair and seed, evaluate, print the leaderboard. Finished cells are never run again."""
-    from selbench import plan
+    from selbench import devices, forecast, plan
     from selbench.config import load_protocol
+    from selbench.models import pair_settings
 
     _plug(plugin)
     if executor not in ("local", "inline", "ray"):
         raise ConfigError(f"--executor {executor!r}: local, inline or ray")
+    if gpu and not dry_run:
+        raise ConfigError(f"--gpu {gpu} plans for a device that need not be here: add --dry-run (--device chooses the one to run on)")
+    planned = devices.gpu(gpu) if gpu else None
     if (teacher is None) != (student is None):
         raise ConfigError("--teacher and --student go together")
     name, overrides = _protocol_words(settings, "custom" if teacher else "tiny")
     entry = {"name": plan.adhoc_name(teacher, student), "teacher": teacher, "student": student} if teacher and student else pair
     protocol = load_protocol(
-        name, overrides, also=plan.name_problems, strategies=_words(strategies), seeds=_seeds(seeds), budget=budget, tasks=_words(tasks),
-        prompts=prompts, pairs=[entry] if entry else None,
+        name, overrides, also=plan.name_problems, beneath=pair_settings, strategies=_words(strategies), seeds=_seeds(seeds),
+        budget=budget, tasks=_words(tasks), prompts=prompts, pairs=[entry] if entry else None,
     )  # fmt: skip
     root = output / protocol.name
     cells, everything = plan.jobs_of(protocol)
-    problems = plan.check(protocol, everything, root)
-    if problems:
+    checked = plan.check(protocol, everything, root)
+    if problems := [*checked.problems, *([] if dry_run else checked.unreached)]:
         raise ConfigError(*problems)
     missing = plan.missing(everything, root)
     chosen = device or _device()
-    size = max((plan.estimate(protocol, job, "cpu" if chosen == "cpu" else chosen) for job in cells[:1]), key=lambda e: e.memory_bytes)
-    workers = jobs or plan.workers_for(size.memory_bytes, chosen)
+    target = planned or devices.at_hand(chosen)
+    outlook = forecast.forecast(protocol, cells, missing, target, checked.longest, checked.rows)
+    workers = jobs or forecast.workers_for(max(one.peak.total for one in outlook), target)
     if dry_run:
-        print(plan.describe(protocol, cells, everything, missing, root, size, workers, chosen))
+        print(forecast.describe(protocol, cells, everything, missing, root, outlook, workers, target, checked))
         return
     _execute(protocol, cells, missing, root, chosen, workers, executor, address, quiet or as_json, as_json)
 
@@ -291,20 +299,58 @@ def list_(
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A strategy, task, pair, protocol or signal.")], plugin: Plugins = None) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A strategy, task, pair, protocol or signal.")],
+    plugin: Plugins = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A protocol's settings, sources and published numbers as JSON.")] = False,
+) -> None:
     """Show one registered thing: formula, source, version, signals, departures."""
     from selbench import catalogue
 
     _plug(plugin)
-    catalogue.print_one(name)
+    catalogue.print_one(name, as_json=as_json)
 
 
 @app.command()
-def check(target: Annotated[str, typer.Argument(help="A strategy's name, or a contributor's file.")]) -> None:
-    """Check a strategy against the contract, in words."""
+def check(
+    target: Annotated[str | None, typer.Argument(help="A strategy's name, a contributor's file, or a pair's name.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Hub id or folder; with --student.")] = None,
+    student: Annotated[str | None, typer.Option(help="Hub id or folder; with --teacher.")] = None,
+    weights: Annotated[bool, typer.Option(help="Load the pair's weights, if they are on this machine, and measure special tokens.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, for a pair's weights.")] = None,
+) -> None:
+    """Check a strategy against the contract, or whether teacher and student of a pair fit together, in words."""
     from selbench import catalogue
 
-    if not catalogue.check(target):
+    if (teacher is None) != (student is None):
+        raise ConfigError("--teacher and --student go together")
+    if (target is None) == (teacher is None):
+        raise ConfigError("give a strategy, a file or a pair, or both --teacher and --student")
+    if not catalogue.check(target or "", models=(teacher, student) if teacher and student else None, weights=weights, device=device):
+        sys.exit(1)
+
+
+@app.command("check-overlap")
+def check_overlap(
+    prompts: Annotated[list[str], typer.Argument(help="Training prompts: .jsonl files or hub dataset ids.")],
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks (default: all whose problems can be had).")] = None,
+    n: Annotated[int, typer.Option("--n", min=2, help="Words in a row that make a prompt near a problem.")] = 13,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Jaccard index of the 6-grams, from which on they are near.")] = 0.2,
+    containment: Annotated[float, typer.Option(min=0, max=1, help="Share of the problem's 6-grams in the prompt, likewise.")] = 0.6,
+    examples: Annotated[int, typer.Option(min=0, help="Matches shown of each task and kind.")] = 3,
+    fail: Annotated[bool, typer.Option("--fail", help="Exit code 1 if anything overlaps.")] = False,
+    plugin: Plugins = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for every match.")] = None,
+) -> None:
+    """Find evaluation problems among training prompts: equal ones and near ones, per task, with examples side by side."""
+    from selbench import overlap
+
+    _plug(plugin)
+    found = overlap.survey(prompts, _words(tasks), overlap.Rule(n, threshold, containment))
+    print(overlap.render(found, examples))
+    if output:
+        overlap.save(found, output)
+    if fail and found["matches"]:
         sys.exit(1)
 
 
@@ -326,6 +372,24 @@ def build(
     from selbench.tiny import rebuild
 
     rebuild.rebuild(folder, seed)
+
+
+@bench.command("grading")
+def bench_grading(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for every number.")] = None,
+    responses: Annotated[int, typer.Option(min=1, help="Long responses that are graded.")] = 10_000,
+) -> None:
+    """The graders side by side: accuracy on labelled pairs by kind, speed, long responses, the price of a hang. Minutes."""
+    import json
+
+    from selbench.bench import grading
+
+    if output is not None and not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: no folder {output.parent}; create it first")
+    found = grading.measure(responses)
+    grading.render(found)
+    if output is not None:
+        output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,26 +13,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from selbench.errors import ConfigError, nearest
+from selbench.templates import TEMPLATES
 
 __all__ = [
-    "Cell",
-    "Evaluation",
-    "Loss",
-    "Model",
-    "PairEntry",
-    "Protocol",
-    "Training",
-    "digest",
-    "load_protocol",
-    "protocol_names",
-    "sentence",
-]
+    "Cell", "Evaluation", "Filters", "Loss", "Model", "PairEntry", "Protocol", "Training", "digest",
+    "load_protocol", "protocol_names", "sentence",
+]  # fmt: skip
 
 Budget = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(gt=0, le=1)]
 DType = Literal["float32", "bfloat16", "float16"]
+DOCUMENTATION = ("summary", "sources", "published", "criteria")  # keys of a protocol that decide nothing
 
 
 class Frozen(BaseModel):
@@ -42,11 +35,21 @@ class Frozen(BaseModel):
 class Model(Frozen):
     """How both models are loaded and prompted."""
 
-    template: str = Field(default="{problem}", description="user message; {problem} is replaced")
+    template: str = Field(default="{problem}", description="user message: a name of templates.py, or a text; {problem} is replaced")
     system: str | None = Field(default=None, description="system message")
     thinking: bool | None = Field(default=None, description="enable_thinking of the chat template; none: not passed")
+    chat_template: str | None = Field(default=None, description="name among the tokenizer's, or teacher: its own; none: the student's")
     student_dtype: DType = "float32"
     teacher_dtype: DType = "float32"
+    student_revision: str | None = Field(default=None, description="commit, tag or branch on the hub")
+    teacher_revision: str | None = Field(default=None, description="commit, tag or branch on the hub")
+
+    @field_validator("template")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if "{problem}" not in value and value not in TEMPLATES:
+            raise ValueError(f"no template of that name; {nearest(value, TEMPLATES)} (or give a text with {{problem}})")
+        return value
 
 
 class Training(Frozen):
@@ -107,12 +110,47 @@ class Evaluation(Frozen):
         return self.samples or (1 if self.temperature == 0 else default)
 
 
+class Lora(Frozen):
+    """The student as frozen weights plus a low-rank adapter (arXiv:2106.09685), through peft; the adapter alone is trained."""
+
+    rank: Count = 16
+    alpha: Annotated[float, Field(gt=0)] = Field(default=32.0, description="the update is alpha / rank times the product of its factors")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="in the pass of the loss alone; above 0 the loss depends on the micro-batches"
+    )
+    targets: tuple[str, ...] = Field(default=("all-linear",), description="names of linear layers; all-linear: each but the output head")
+
+
+class Filters(Frozen):
+    """Which training prompts are left out, whatever the strategy (selbench/prompts.py); repeats and conflicting answers always are."""
+
+    overlap: Literal["exact", "ngram", "none"] = Field(default="ngram", description="with evaluation problems; ngram: equal or near")
+    tasks: tuple[str, ...] | None = Field(default=None, description="whose problems are kept out; none: those of the protocol")
+    ngram: Annotated[int, Field(ge=2)] = Field(default=13, description="words in a row that make a prompt near")
+    jaccard: Probability = Field(default=0.2, description="of the 6-grams of prompt and problem, from which on they are near")
+    containment: Probability = Field(default=0.6, description="share of the problem's 6-grams in the prompt, likewise")
+    max_prompt_tokens: Count | None = Field(default=None, description="of the rendered prompt, by the students' tokenizers; none: off")
+    require_answer: bool = Field(default=False, description="leave out rows without an answer")
+
+
 class PairEntry(Frozen):
     """A pair by registered name, or by two hub ids or folders."""
 
     name: str
     teacher: str | None = None
     student: str | None = None
+
+
+class Published(Frozen):
+    """One number of a paper. `value` and `spread` are in `metric`'s unit; `strategy` is spelt as in the protocol's list."""
+
+    task: str
+    strategy: str
+    value: float
+    spread: float | None = None
+    metric: str
+    source: str
+    note: str = ""
 
 
 class Protocol(Frozen):
@@ -127,11 +165,16 @@ class Protocol(Frozen):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     model: Model = Model()
+    filters: Filters = Filters()
     training: Training = Training()
     loss: Loss = Loss()
     evaluation: Evaluation = Evaluation()
+    lora: Lora | None = Field(default=None, description="none: all weights of the student are trained")
     engine: Literal["auto", "hf"] = "auto"
     parameters: dict[str, dict[str, float]] = Field(default={}, description="strategy: {parameter: value}")
+    sources: dict[str, str] = Field(default={}, description="dotted key: where its value is from; documentation, not content")
+    published: tuple[Published, ...] = Field(default=(), description="numbers that a reproduction should meet; documentation")
+    criteria: tuple[str, ...] = Field(default=(), description="when a reproduction counts as met; documentation")
 
     @field_validator("pairs", mode="before")
     @classmethod
@@ -148,7 +191,7 @@ class Protocol(Frozen):
 
     def core(self) -> dict[str, Any]:
         """The content that all cells share: everything but which strategies, budgets and seeds are run."""
-        return self.model_dump(mode="json", exclude={"name", "summary", "strategies", "seeds", "budget"})
+        return self.model_dump(mode="json", exclude={*DOCUMENTATION, "name", "strategies", "seeds", "budget"})
 
     def fingerprint(self) -> str:
         """SHA-256 of the shared content."""
@@ -174,7 +217,7 @@ class Cell(Frozen):
 
     def training_fingerprint(self) -> str:
         """What decides the trained weights: never the tasks or how they are answered."""
-        shared = self.protocol.model_dump(mode="json", include={"prompts", "model", "training", "loss", "engine"})
+        shared = self.protocol.model_dump(mode="json", include={"prompts", "filters", "model", "training", "loss", "lora", "engine"})
         own = self.model_dump(mode="json", exclude={"protocol", "role", "source"})
         return digest({**shared, **own, "parameters": self.protocol.parameters.get(self.strategy, {})})
 
@@ -197,12 +240,14 @@ def protocol_names() -> list[str]:
 
 
 def load_protocol(
-    source: str, overrides: Sequence[str] = (), *, also: Callable[[dict[str, Any]], list[str]] = lambda content: [], **given: Any
-) -> Protocol:
+    source: str, overrides: Sequence[str] = (), *, also: Callable[[dict[str, Any]], list[str]] = lambda content: [],
+    beneath: Callable[[dict[str, Any]], Mapping[str, Mapping[str, Any]]] = lambda content: {}, **given: Any,
+) -> Protocol:  # fmt: skip
     """A protocol by name or YAML path, with `key=value` overrides and keyword arguments on top (None means not given).
 
     A protocol whose content was changed gets its fingerprint into its name, so that it never shares a folder with the
-    original. Raises ConfigError with every problem at once, those that `also` finds in the raw content included.
+    original. `beneath` gives the settings of each pair that the raw content names, by dotted key: they hold where the content
+    says nothing. Raises ConfigError with every problem at once, those that `also` finds in the raw content included.
     """
     path = Path(source)
     if source in protocol_names():
@@ -221,6 +266,8 @@ def load_protocol(
         raise ConfigError(f"protocol {source}: not a mapping of keys to values")
     changed = _merge(content, overrides, {key: value for key, value in given.items() if value is not None})
     problems = also(changed)
+    changed, disagreements = _fill(changed, beneath(changed))
+    problems += [f"protocol {source}: {text}" for text in disagreements]
     try:
         protocol = Protocol.model_validate(changed)
     except ValidationError as error:
@@ -228,12 +275,22 @@ def load_protocol(
     if problems:
         raise ConfigError(*problems)
     try:
-        original = Protocol.model_validate(content).fingerprint()
+        original = Protocol.model_validate(_fill(content, beneath(content))[0]).fingerprint()
     except ValidationError:
         original = ""
+    moved = {key for key in protocol.sources if _at(changed, key) != _at(content, key)}
+    if moved:
+        stated = {key: "given in this run" if key in moved else text for key, text in protocol.sources.items()}
+        protocol = protocol.model_copy(update={"sources": stated})
     if protocol.fingerprint() != original and "name" not in given:
         protocol = protocol.model_copy(update={"name": f"{protocol.name}-{protocol.fingerprint()[:8]}"})
     return protocol
+
+
+def _at(content: Any, key: str) -> Any:
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
 
 
 def _merge(content: dict[str, Any], overrides: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
@@ -257,6 +314,26 @@ def _merge(content: dict[str, Any], overrides: Iterable[str], given: dict[str, A
     return merged
 
 
+def _fill(content: dict[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """The content with what its pairs' settings say about keys that it leaves open, and where they disagree."""
+    filled: dict[str, Any] = json.loads(json.dumps(content))
+    problems = []
+    for key in sorted({key for values in settings.values() for key in values}):
+        *parents, last = key.split(".")
+        place: Any = filled
+        for parent in parents:
+            place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last in place:
+            continue
+        said = {name: values[key] for name, values in settings.items() if key in values}
+        if len({json.dumps(value) for value in said.values()}) > 1:
+            each = ", ".join(f"{name}: {json.dumps(value)}" for name, value in said.items())
+            problems.append(f"its pairs want different values of {key} ({each}); set {key} in the protocol, or run them apart")
+        else:
+            place[last] = next(iter(said.values()))
+    return filled, problems
+
+
 def sentence(item: Any) -> str:
     """One of pydantic's complaints as one of ours: where, what was given, what is wanted."""
     where = ".".join(str(part) for part in item["loc"])
@@ -271,9 +348,12 @@ def sentence(item: Any) -> str:
 def _keys(location: tuple[int | str, ...]) -> list[str]:
     sections: dict[str, type[BaseModel]] = {
         "model": Model,
+        "filters": Filters,
         "training": Training,
         "loss": Loss,
         "evaluation": Evaluation,
+        "lora": Lora,
         "pairs": PairEntry,
+        "published": Published,
     }
     return list(sections.get(str(location[0]) if location else "", Protocol).model_fields)

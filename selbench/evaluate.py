@@ -36,7 +36,7 @@ def check_task(task: Task) -> None:
     class Loader(yaml.SafeLoader):
         """Takes `!function` for a text."""
 
-    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+    Loader.add_constructor("!function", lambda loader, node: str(node.value))
     try:
         content = yaml.load(task.yaml.read_text(encoding="utf-8"), Loader)
     except (OSError, yaml.YAMLError) as error:

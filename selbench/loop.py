@@ -13,15 +13,17 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from selbench.adapter import dropouts, dropping
 from selbench.checkpoint import drop_states, finish_training, name_state, restore, save_state
 from selbench.config import Cell
 from selbench.losses import chunked_divergence, loss_weights
 from selbench.models import Pair, head_of
+from selbench.privileged import require_context, teacher_rollouts
 from selbench.prompts import Prompt, prompts_of_step
 from selbench.provenance import Clock, peak_memory
 from selbench.records import append_line, write_json, write_table
 from selbench.rollout import Engine, Rollouts, Sampling
-from selbench.scoring import Rows, all_hidden, hidden_rows, layout, micro_batches, needs_student, needs_teacher, signal_values
+from selbench.scoring import Rows, all_hidden, hidden_rows, layout, micro_batches, needs_student, needs_teacher, rows_after, signal_values
 from selbench.seeding import derive
 from selbench.signals import Signals
 from selbench.strategy import STRATEGIES, Strategy, select
@@ -43,9 +45,11 @@ class Backbone(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.dropouts = dropouts(model)
 
     def forward(self, **inputs: Any) -> Any:
-        return self.model.get_decoder()(**inputs)
+        with dropping(self.dropouts):
+            return self.model.get_decoder()(**inputs)
 
 
 @dataclass(frozen=True)
@@ -63,16 +67,18 @@ def train(cell: Cell, pair: Pair, engine: Engine, prompts: Sequence[Prompt], fol
 
     On CPU an interrupted and resumed run ends in the same bits as an uninterrupted one. Raises NonFiniteStep.
     """
+    require_context(cell, pair, prompts)
     settings = cell.protocol.training
     on_gpu = pair.device.type == "cuda"
     precision = settings.precision if settings.precision != "auto" else "bf16" if on_gpu else "no"
     accelerator = Accelerator(cpu=not on_gpu, mixed_precision=precision)
     optimiser = torch.optim.AdamW(
-        pair.student.parameters(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-    )
+        [p for p in pair.student.parameters() if p.requires_grad], lr=settings.learning_rate, betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )  # fmt: skip
     backbone, optimiser = accelerator.prepare(Backbone(pair.student), optimiser)
     sampling = Sampling(settings.max_response_tokens, settings.temperature, settings.top_p, settings.top_k)
-    for step in range(1 + restore(accelerator, folder), settings.steps + 1):
+    for step in range(1 + restore(accelerator, backbone, folder), settings.steps + 1):
         clock = Clock(cuda=on_gpu)
         rate = settings.learning_rate * min(1.0, step / max(1, settings.warmup_steps))
         for group in optimiser.param_groups:
@@ -84,8 +90,9 @@ def train(cell: Cell, pair: Pair, engine: Engine, prompts: Sequence[Prompt], fol
             ]
             rollouts = sample(accelerator, pair, engine, asked, sampling, cell, step)
         done = distil_step(
-            accelerator, cell, pair, backbone, optimiser, rollouts, clock, step, pictured=PICTURED if edge else (), dump=folder
-        )
+            accelerator, cell, pair, backbone, optimiser, rollouts, clock, step,
+            read=teacher_rollouts(pair, rollouts, asked), pictured=PICTURED if edge else (), dump=folder,
+        )  # fmt: skip
         with clock("rollout"):
             engine.sync(pair.student)
         with clock("observe"):
@@ -107,30 +114,35 @@ def train(cell: Cell, pair: Pair, engine: Engine, prompts: Sequence[Prompt], fol
 
 def distil_step(
     accelerator: Accelerator, cell: Cell, pair: Pair, backbone: nn.Module, optimiser: Any, rollouts: Rollouts, clock: Clock, step: int, *,
-    pictured: Sequence[str] = (), dump: Path | None = None,
+    read: Rollouts | None = None, pictured: Sequence[str] = (), dump: Path | None = None,
 ) -> Step:  # fmt: skip
     """Score, select, distil, update on one batch of rollouts.
 
     The tokens of all ranks are one population; loss and gradient are those of the global batch, however it is split into
-    ranks and micro-batches. Raises NonFiniteStep before the update when the loss or the gradient norm is not finite.
+    ranks and micro-batches. read: the responses after the teacher's own prompts (none: after the student's).
+    Raises NonFiniteStep before the update when the loss or the gradient norm is not finite.
     """
     settings, loss, strategy, device = cell.protocol.training, cell.protocol.loss, with_parameters(cell), pair.device
     assert pair.teacher is not None
     student_head, teacher_head, teacher_body = head_of(pair.student), head_of(pair.teacher), pair.teacher.get_decoder()
     rows, groups = layout(rollouts), micro_batches(rollouts, settings.micro_batch)
+    read = rollouts if read is None else read
+    read_rows = rows_after(rows, rollouts, read)
     needs = tuple(dict.fromkeys((*strategy.needs, *pictured)))
     student: Tensor | None = None
     teacher: Tensor | None = None
+    if dropout := bool(cell.protocol.lora and cell.protocol.lora.dropout):
+        torch.manual_seed(derive(cell.seed, step, f"dropout/{accelerator.process_index}"))
 
     if needs_student(needs):
         with clock("score"), accelerator.autocast():  # one micro-batch: the pass that scores is the pass of the loss
-            if len(groups) == 1:
+            if len(groups) == 1 and not dropout:
                 student, _ = hidden_rows(backbone, rollouts, rows, groups[0], device)
             else:
                 student = all_hidden(backbone, rollouts, rows, groups, device)
     if needs_teacher(needs):
-        with clock("teacher"), accelerator.autocast():
-            teacher = all_hidden(teacher_body, rollouts, rows, groups, device)
+        with clock("teacher"), accelerator.autocast(), pair.teaching():
+            teacher = all_hidden(teacher_body, read, read_rows, groups, device)
     with clock("score"):
         values = signal_values(needs, rows, student, student_head, teacher, teacher_head)
 
@@ -140,8 +152,8 @@ def distil_step(
         within = set(rows.sequence[kept].tolist())
         groups = [group for group in groups if within.intersection(group)] or groups[:1]
     if teacher is None:
-        with clock("teacher"), accelerator.autocast():
-            teacher = all_hidden(teacher_body, rollouts, rows, groups, device)
+        with clock("teacher"), accelerator.autocast(), pair.teaching():
+            teacher = all_hidden(teacher_body, read, read_rows, groups, device)
 
     total, divergence = 0.0, torch.zeros(len(rows))
     optimiser.zero_grad()
@@ -238,12 +250,8 @@ def dump_step(folder: Path | None, step: int, rollouts: Rollouts, kept: Tensor, 
     )
     if folder is None:
         return sentence
-    content = {
-        "step": step,
-        "tokens": rollouts.tokens,
-        "mask": rollouts.mask,
-        "kept": kept.int().tolist(),
-        "divergences": divergence.tolist(),
-    }
-    write_json(folder / "nonfinite.json", {**content, "gradient_norm": str(norm)})
+    write_json(folder / "nonfinite.json", {
+        "step": step, "tokens": rollouts.tokens, "mask": rollouts.mask, "kept": kept.int().tolist(),
+        "divergences": divergence.tolist(), "gradient_norm": str(norm),
+    })  # fmt: skip
     return f"{sentence}; its batch is in {folder / 'nonfinite.json'}"

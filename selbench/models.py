@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selbench.adapter import adapter_off, attach, base_of, load_adapter
 from selbench.errors import ConfigError
-from selbench.provenance import hash_folder
+from selbench.mismatch import Finding, check_pair, compare_pair
 from selbench.registry import Registry
+from selbench.renderer import Renderer, load_renderer, vocabulary
+from selbench.sources import end_ids_of, identity, open_model
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
+    from selbench.config import Lora
     from selbench.losses import Head
 
 __all__ = [
     "PAIRS",
+    "Finding",
     "Pair",
     "PairSpec",
     "Renderer",
     "adhoc_pair",
     "check_pair",
+    "compare_pair",
     "head_of",
     "identity",
     "load_model",
     "load_pair",
+    "load_renderer",
+    "pair_settings",
     "register_pair",
 ]
 
@@ -38,6 +45,12 @@ class PairSpec:
     """What identifies a pair. `teacher` and `student` are hub ids or folders.
 
     planted: text of a response -> one label per character (0 clean, 1 overconfident, 2 uncertain), where the truth is known.
+    privileged: user message that the teacher reads in place of the student's, with {problem}, {answer}, {solution}.
+    privileged_system: system message that the teacher reads in place of the student's.
+    adapter: the teacher is the student with its low-rank adapter switched off: one set of weights in memory.
+    settings: what a protocol takes where it says nothing itself, by dotted key (`model.thinking`); `sources` says where each is from.
+    shapes: "teacher" and "student" -> parameters, hidden_size, num_hidden_layers, vocab_size, num_attention_heads,
+        num_key_value_heads, head_dim, intermediate_size, tied (0 or 1), as published, so that memory is planned without the hub.
     """
 
     name: str
@@ -45,7 +58,13 @@ class PairSpec:
     student: str
     summary: str = ""
     planted: Callable[[str], list[int]] | None = None
+    privileged: str | None = None
+    privileged_system: str | None = None
+    adapter: bool = False
     file: str = field(default="<command line>", compare=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    shapes: Mapping[str, Mapping[str, int]] = field(default_factory=dict, compare=False)
 
 
 PAIRS: Registry[PairSpec] = Registry("pair", "pairs")
@@ -56,53 +75,21 @@ def register_pair(spec: PairSpec) -> None:
     PAIRS.add(spec)
 
 
+def pair_settings(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The settings of each registered pair that a protocol's raw content names; names that nobody knows are left to others."""
+    given = content.get("pairs")
+    entries = [{"name": e} if isinstance(e, str) else e for e in given] if isinstance(given, list) else []
+    named = [e.get("name") for e in entries if isinstance(e, Mapping) and not (e.get("teacher") and e.get("student"))]
+    return {name: PAIRS.get(name).settings for name in named if isinstance(name, str) and name in PAIRS}
+
+
 def adhoc_pair(teacher: str, student: str) -> PairSpec:
     """A pair from two hub ids or folders, named after them."""
 
     def short(source: str) -> str:
-        return source.rstrip("/").split("/")[-1].lower()
+        return source.rstrip("/").removesuffix(".gguf").split("/")[-1].lower()
 
     return PairSpec(f"{short(teacher)}--{short(student)}", teacher, student, summary="given on the command line")
-
-
-@dataclass(frozen=True)
-class Renderer:
-    """Problem text to token ids and back, the same for rollout, teacher and evaluation."""
-
-    tokenizer: PreTrainedTokenizerBase
-    template: str  # with {problem}
-    system: str | None
-    thinking: bool | None
-    end_ids: tuple[int, ...]
-
-    def text(self, problem: str) -> str:
-        """The whole prompt as the chat template renders it, special tokens included."""
-        messages = [{"role": "user", "content": self.template.replace("{problem}", problem)}]
-        if self.system:
-            messages.insert(0, {"role": "system", "content": self.system})
-        flags: dict[str, Any] = {} if self.thinking is None else {"enable_thinking": self.thinking}
-        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **flags))
-
-    def encode(self, problem: str) -> list[int]:
-        """Prompt ids of a problem."""
-        return self.encode_text(self.text(problem))
-
-    def encode_text(self, rendered: str) -> list[int]:
-        """Ids of an already rendered prompt."""
-        return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
-
-    def decode(self, ids: list[int]) -> str:
-        """A response as text, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
-
-    @property
-    def pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(self.end_ids[0] if pad is None else pad)
-
-    def sha256(self) -> str:
-        """Hash of a rendered probe: template, system prompt, thinking flag and special tokens in one number."""
-        return hashlib.sha256(self.text("1+1").encode()).hexdigest()
 
 
 @dataclass
@@ -118,51 +105,16 @@ class Pair:
     def device(self) -> torch.device:
         return self.student.device
 
-
-def check_pair(spec: PairSpec) -> list[str]:
-    """What stands in the way of training this pair, found without loading weights: one sentence each."""
-    found: dict[str, PreTrainedTokenizerBase] = {}
-    problems: list[str] = []
-    for role in ("teacher", "student"):
-        source = getattr(spec, role)
-        try:
-            found[role] = _tokenizer(source)
-        except Exception as error:  # transformers, hub and tokenizers raise dozens of types
-            problems.append(f"{role} {source!r}: no tokenizer there ({_first_line(error)}); give a folder or a reachable hub id")
-    if len(found) == 2:
-        teacher, student = (dict(found[role].get_vocab()) for role in ("teacher", "student"))
-        odd = sorted(token for token in teacher.keys() | student.keys() if teacher.get(token) != student.get(token))
-        if odd:
-            problems.append(
-                f"pair {spec.name}: the tokenizers differ in {len(odd)} tokens, first {odd[0]!r} (teacher id {teacher.get(odd[0])}, "
-                f"student id {student.get(odd[0])}); token-level distillation needs one shared tokenizer"
-            )
-        if found["student"].chat_template is None:
-            problems.append(f"student {spec.student!r}: its tokenizer has no chat template; add one (chat_template.jinja)")
-    return problems
+    def teaching(self) -> AbstractContextManager[None]:
+        """Within it, `teacher` answers as the teacher: where it is the student itself, with the adapter switched off."""
+        return adapter_off(self.student) if self.spec.adapter and self.teacher is self.student else nullcontext()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _tokenizer(source: str) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
-        raise FileNotFoundError("no such folder")
-    return AutoTokenizer.from_pretrained(source)
-
-
-def load_model(source: str, dtype: str, device: str) -> PreTrainedModel:
+def load_model(source: str, dtype: str, device: str, revision: str | None = None) -> PreTrainedModel:
     """A causal LM in evaluation mode. Raises ConfigError when it cannot be loaded or its head is not a plain linear one."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model {source!r}: cannot be loaded ({_first_line(error)})") from error
+    model = open_model(source, dtype, revision)
     model.eval()
     torch.nn.Module.to(model, device)  # the method of transformers is wrapped without types
     _probe_head(model, source)
@@ -191,33 +143,57 @@ def _probe_head(model: PreTrainedModel, source: str) -> None:
         raise ConfigError(f"model {source!r}: its logits are not its head applied to its last hidden state (gap {gap:.3g}); unsupported")
 
 
-def identity(source: str, model: PreTrainedModel | None = None) -> dict[str, str | None]:
-    """What a passport says of a model: its source, the hub's commit, and for a folder the hash of its configuration and weights."""
-    folder = Path(source).expanduser()
-    package = Path(__file__).parent
-    if not folder.is_dir():
-        return {"source": source, "commit": getattr(getattr(model, "config", None), "_commit_hash", None), "sha256": None}
-    inside = folder.resolve().is_relative_to(package)
-    name = f"selbench/{folder.resolve().relative_to(package).as_posix()}" if inside else folder.resolve().name
-    return {"source": name, "commit": None, "sha256": hash_folder(folder, "*.json", "*.safetensors", "*.jinja")}
+def only_tokens(model: PreTrainedModel, renderer: Renderer, source: str) -> None:
+    """Keep `model` from writing ids that are padding of its head. Raises ConfigError when the head lacks a token."""
+    tokens, columns = 1 + max(vocabulary(renderer.tokenizer).values()), len(head_of(model).weight)
+    if tokens > columns:
+        raise ConfigError(f"model {source!r}: its head has {columns} columns, the tokenizer {tokens} tokens; they do not belong together")
+    if model.generation_config is not None and tokens < columns:
+        model.generation_config.suppress_tokens = list(range(tokens, columns))
 
 
-def load_renderer(source: str, *, template: str, system: str | None, thinking: bool | None, end_ids: tuple[int, ...] = ()) -> Renderer:
-    """The renderer of the student at `source`; `end_ids` are end tokens besides the tokenizer's own."""
-    tokenizer = _tokenizer(source)
-    own = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
-    return Renderer(tokenizer, template, system, thinking, tuple(dict.fromkeys((*own, *end_ids))))
+def load_pair(
+    spec: PairSpec, settings: Mapping[str, Any], device: str, *, teacher: bool = True, lora: Lora | None = None, seed: int = 0,
+    rendered_by: tuple[str, str | None] | None = None,
+) -> Pair:  # fmt: skip
+    """Load a pair by a protocol's `model` settings (template, system, thinking, student_dtype, teacher_dtype).
 
-
-def load_pair(spec: PairSpec, settings: Mapping[str, Any], device: str, *, teacher: bool = True) -> Pair:
-    """Load a pair by a protocol's `model` settings (template, system, thinking, student_dtype, teacher_dtype)."""
-    student = load_model(spec.student, settings["student_dtype"], device)
-    declared = student.generation_config.eos_token_id if student.generation_config else None
-    ends = tuple(declared) if isinstance(declared, list) else () if declared is None else (int(declared),)
+    lora: train an adapter, its factors drawn from `seed`; a pair whose teacher is the student without adapter always does.
+    A student folder that holds an adapter is loaded as its base with that adapter.
+    rendered_by: model whose tokenizer renders and decodes, and its revision; none: the student.
+    """
+    _check_adapter(spec, settings)
+    base = base_of(spec.student)
+    if base and teacher:
+        raise ConfigError(f"student {spec.student!r}: is an adapter on {base!r} and is not trained further; merge it into its base first")
+    revision = settings["student_revision"]
+    student = load_model(base or spec.student, settings["student_dtype"], device, revision)
+    tokenizer, pinned = rendered_by or (spec.student, revision)
     renderer = load_renderer(
-        spec.student, template=settings["template"], system=settings["system"], thinking=settings["thinking"], end_ids=ends
-    )
-    other = load_model(spec.teacher, settings["teacher_dtype"], device) if teacher else None
-    if other is not None:
-        other.requires_grad_(False)
+        tokenizer, template=settings["template"], system=settings["system"], thinking=settings["thinking"],
+        end_ids=end_ids_of(student.generation_config), chat_template=settings["chat_template"], teacher=spec.teacher, revision=pinned,
+    )  # fmt: skip
+    only_tokens(student, renderer, spec.student)
+    if base:
+        student = load_adapter(student, spec.student, identity(base, student, revision))
+    elif lora or spec.adapter:
+        student = attach(student, lora, spec.student, seed)
+    if not teacher or spec.adapter:
+        return Pair(spec, student, student if teacher else None, renderer)
+    other = load_model(spec.teacher, settings["teacher_dtype"], device, settings["teacher_revision"])
+    only_tokens(other, renderer, spec.teacher)
+    other.requires_grad_(False)
     return Pair(spec, student, other, renderer)
+
+
+def _check_adapter(spec: PairSpec, settings: Mapping[str, Any]) -> None:
+    if spec.adapter and spec.teacher != spec.student:
+        raise ConfigError(
+            f"pair {spec.name}: its teacher is the student without adapter, yet {spec.teacher!r} and {spec.student!r} are named; "
+            f"name one model twice, or leave `adapter` out"
+        )
+    if spec.adapter and settings["teacher_dtype"] != settings["student_dtype"]:
+        raise ConfigError(
+            f"pair {spec.name}: its teacher is the student without adapter, yet model.teacher_dtype = {settings['teacher_dtype']} and "
+            f"model.student_dtype = {settings['student_dtype']}; set both alike"
+        )

@@ -1,39 +1,28 @@
-"""From words on a command line to cells, with everything that is wrong found before any model loads; and what it will cost."""
+"""From words on a command line to cells, with everything that is wrong found before any model loads."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selbench.config import Cell, Protocol
 from selbench.errors import ConfigError, UserError
-from selbench.models import PAIRS, adhoc_pair, check_pair
-from selbench.prompts import load_prompts
-from selbench.provenance import usable_cores
+from selbench.models import PAIRS, PairSpec, adhoc_pair, compare_pair, load_renderer
+from selbench.privileged import context_problems
+from selbench.prompt_sources import EMBEDDED, local_file
+from selbench.prompts import Prompt, PromptSet, prompts_changed, training_prompts
 from selbench.records import BASE, SAMPLE_COLUMNS, read_json, read_metrics, read_table
+from selbench.sources import Unreachable, hub_reachable
 from selbench.strategy import STRATEGIES, Strategy
 from selbench.sweep import Base, Job, is_complete, job_folder, pair_of
-from selbench.task import TASKS
+from selbench.task import MIRROR, TASKS
 
-__all__ = [
-    "Estimate",
-    "adhoc_name",
-    "cells_of",
-    "check",
-    "choices",
-    "describe",
-    "estimate",
-    "jobs_of",
-    "missing",
-    "name_problems",
-    "workers_for",
-]
+__all__ = ["Checked", "adhoc_name", "cells_of", "check", "choices", "jobs_of", "missing", "name_problems"]
 
+Found = TypeVar("Found")
 ALL = "all"
 COMPARED = ("reference", "control", "contender")  # the roles that `all` stands for
 
@@ -100,24 +89,80 @@ def cells_of(protocol: Protocol) -> list[Cell]:
     ]
 
 
-def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> list[str]:
-    """What stands in the way, one sentence each. Loads tokenizers, prompts, task rows and finished records, no weights."""
-    problems: list[str] = []
-    strangers: list[Path] = []
+@dataclass(frozen=True)
+class Checked:
+    """What was found before any model loads.
 
-    def attempt(action: Any) -> Any:
+    problems: what stands in the way, one sentence each. unreached: what could not be looked at because the hub cannot be
+    reached; a plan can be printed all the same, a run refuses. warnings: what will run, but perhaps not as meant.
+    prompts, longest (tokens of the longest rendered prompt), rows (problems of each task): as far as they could be had.
+    """
+
+    problems: list[str]
+    unreached: list[str]
+    warnings: list[str]
+    prompts: PromptSet | None
+    longest: int | None
+    rows: dict[str, int]
+
+
+def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
+    """Loads tokenizers, configurations, prompts, task rows and finished records, no weights."""
+    problems, unreached, warnings = [*_unwritable(root), *_parameter_problems(protocol)], list[str](), list[str]()
+    specs = [pair_of(pair) for pair in protocol.pairs]
+    mirrored = bool(os.environ.get(MIRROR))
+    online = not protocol.prompts.startswith(EMBEDDED) and local_file(protocol.prompts) is None and not mirrored
+    offline = (online or (any(TASKS.get(name).data for name in protocol.tasks) and not mirrored)) and not _hub_is_there()
+    settings = protocol.model.model_dump()
+    places = {"error": problems, "unreachable": unreached, "warning": warnings}
+    for spec in specs:
+        for finding in compare_pair(spec, settings):
+            places.get(finding.severity, []).append(f"pair {spec.name}: {finding.text}")
+
+    def attempt(action: Callable[[], Found], needs_hub: bool) -> Found | None:
         try:
             return action()
         except UserError as error:
-            problems.extend(error.problems)
+            (unreached if isinstance(error, Unreachable) or (needs_hub and offline) else problems).extend(error.problems)
             return None
 
-    problems += _unwritable(root)
-    for pair in protocol.pairs:
-        problems += check_pair(pair_of(pair))
-    attempt(lambda: load_prompts(protocol.prompts))
+    rows: dict[str, int] = {}
     for name in protocol.tasks:
-        attempt(TASKS.get(name).rows)
+        task = TASKS.get(name)
+        found = attempt(task.load, task.data is not None and not mirrored)
+        if found is not None:
+            rows[name] = len(found)
+        elif task.data is not None:
+            rows[name] = task.data.rows
+    prompts = attempt(lambda: training_prompts(protocol, specs), online)
+    if prompts is not None:
+        problems += prompts_changed(prompts, root)
+        for spec in specs:
+            problems += context_problems(spec, prompts, protocol.prompts)
+    longest = _longest(protocol, specs[0], prompts) if prompts and not problems and not unreached else None
+    return Checked([*problems, *_record_problems(protocol, jobs, root)], unreached, warnings, prompts, longest, rows)
+
+
+def _hub_is_there() -> bool:
+    """Whether the hub answers; if not, its clients are told, so that they do not try for half a minute each."""
+    from huggingface_hub import constants
+
+    if not hub_reachable():
+        constants.HF_HUB_OFFLINE = True
+        return False
+    return True
+
+
+def _longest(protocol: Protocol, spec: PairSpec, prompts: Sequence[Prompt]) -> int:
+    """Tokens of the longest rendered prompt, looked for among the 32 longest texts."""
+    model = protocol.model.model_dump(include={"template", "system", "thinking", "chat_template"})
+    renderer = load_renderer(spec.student, **model, teacher=spec.teacher)
+    texts = sorted((prompt.problem for prompt in prompts), key=len)[-32:]
+    return max(len(renderer.encode(text)) for text in texts)
+
+
+def _parameter_problems(protocol: Protocol) -> list[str]:
+    problems: list[str] = []
     for name, values in protocol.parameters.items():
         known = (
             {f.name for f in fields(STRATEGIES.get(name).parameters)} if name in STRATEGIES and STRATEGIES.get(name).parameters else set()
@@ -125,14 +170,24 @@ def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> list[str]:
         problems += [
             f"parameters.{name}.{key}: no such parameter; known: {', '.join(sorted(known)) or 'none'}" for key in values if key not in known
         ]
+    return problems
+
+
+def _record_problems(protocol: Protocol, jobs: Sequence[Job], root: Path) -> list[str]:
+    problems: list[str] = []
+    strangers: list[Path] = []
     for job in jobs:
         folder = job_folder(job, root)
         if (folder / "DONE").exists():
             problems += _unreadable(folder, protocol.tasks)
         marker = folder / "trained.json"
-        found = attempt(partial(read_json, marker)) if isinstance(job, Cell) and marker.exists() else None
-        if found and isinstance(job, Cell) and found.get("fingerprint") != job.training_fingerprint():
-            strangers.append(folder)
+        if not isinstance(job, Cell) or not marker.exists():
+            continue
+        try:
+            if read_json(marker).get("fingerprint") != job.training_fingerprint():
+                strangers.append(folder)
+        except UserError as error:
+            problems.extend(error.problems)
     if strangers:
         count = f"{len(strangers)} cells" if len(strangers) > 1 else "a cell"
         problems.append(f"{strangers[0]}: holds {count} of another protocol content; delete {root} or choose another --output")
@@ -168,69 +223,6 @@ def _unwritable(root: Path) -> list[str]:
     return []
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What one training job will take at most: bytes and seconds; parameters of student and teacher."""
-
-    memory_bytes: int
-    seconds: float
-    student_parameters: int
-    teacher_parameters: int
-
-
-def estimate(protocol: Protocol, job: Job, device: str) -> Estimate:
-    """A roofline guess from the models' shapes and this machine's measured matmul rate; within a factor of about two."""
-    from transformers import AutoConfig
-
-    spec, training = pair_of(job.pair), protocol.training
-    shapes = [AutoConfig.from_pretrained(source).get_text_config() for source in (spec.student, spec.teacher)]
-    student, teacher = (_parameters(shape) for shape in shapes)
-    size = {"float32": 4, "bfloat16": 2, "float16": 2}
-    weights = (
-        student * size[protocol.model.student_dtype] * 4 + teacher * size[protocol.model.teacher_dtype]
-    )  # weight, gradient, two Adam moments
-    sequence = training.max_response_tokens + min(training.max_prompt_tokens, training.max_response_tokens)
-    rows = training.micro_batch * sequence
-    activations = rows * shapes[0].hidden_size * shapes[0].num_hidden_layers * 16 * 4 + 6 * 4 * min(rows * shapes[0].vocab_size, 2**24)
-    tokens = training.prompts_per_step * training.samples_per_prompt * training.max_response_tokens
-    rate = _matmul_rate(device)
-    decode = training.max_response_tokens * (4e-4 * shapes[0].num_hidden_layers + student * 4 / 1e10)
-    step = decode + tokens * (10 * student + 2 * teacher) / rate
-    evaluated = sum((protocol.evaluation.problems or 500) * (protocol.evaluation.samples or 1) for _ in protocol.tasks)
-    after = evaluated * protocol.evaluation.max_tokens * 4 * student / rate
-    seconds = after + (training.steps * step if isinstance(job, Cell) else 0)
-    return Estimate(int(weights + activations + 6e8), seconds, student, teacher)
-
-
-def _parameters(shape: Any) -> int:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
-
-
-def _matmul_rate(device: str) -> float:
-    import torch
-
-    x = torch.randn(768, 768, device=device)
-    x @ x
-    began = time.perf_counter()
-    for _ in range(4):
-        y = x @ x
-    float(y[0, 0])
-    return 4 * 2 * 768**3 / (time.perf_counter() - began)
-
-
-def workers_for(memory_bytes: int, device: str) -> int:
-    """How many jobs fit side by side: one a GPU; on a CPU one a core as far as 80 % of the memory reaches."""
-    import psutil
-
-    if device != "cpu":
-        return 1
-    return max(1, min(usable_cores(), int(0.8 * psutil.virtual_memory().total / memory_bytes)))
-
-
 def missing(jobs: Sequence[Job], root: Path) -> list[Job]:
     """The jobs that are not complete, base evaluations last: they are short and fill the gaps."""
     return sorted((job for job in jobs if not is_complete(job, root)), key=lambda job: isinstance(job, Base))
@@ -245,36 +237,3 @@ def jobs_of(protocol: Protocol) -> tuple[list[Cell], list[Job]]:
     """All cells, and all jobs: cells and the evaluations of the untrained models."""
     cells = cells_of(protocol)
     return cells, [*cells, *(Base(protocol, pair, role) for pair in protocol.pairs for role in BASE)]
-
-
-def describe(
-    protocol: Protocol,
-    cells: Sequence[Cell],
-    jobs: Sequence[Job],
-    missing: Sequence[Job],
-    root: Path,
-    size: Estimate,
-    workers: int,
-    device: str,
-) -> str:
-    """The resolved plan in words: what `--dry-run` prints."""
-    import yaml
-
-    training = protocol.training
-    names = dict.fromkeys(f"{cell.strategy}-v{cell.version}@{cell.budget:g}" for cell in cells)
-    cost = sum(size.seconds for job in missing if isinstance(job, Cell)) / workers
-    return "\n".join(
-        [
-            yaml.safe_dump(protocol.model_dump(mode="json"), sort_keys=False).rstrip(),
-            "",
-            f"fingerprint  {protocol.fingerprint()}",
-            f"strategies   {', '.join(names)}",
-            f"cells        {len(cells)} ({len(names)} strategies x {len(protocol.seeds)} seeds x {len(protocol.pairs)} pairs), "
-            f"{len(jobs) - len(cells)} evaluations of untrained models; {len(jobs) - len(missing)} of {len(jobs)} are done",
-            f"steps        {training.steps} per cell, {training.prompts_per_step * training.samples_per_prompt} responses each",
-            f"models       teacher {size.teacher_parameters / 1e6:.4g} M, student {size.student_parameters / 1e6:.4g} M parameters",
-            f"memory       about {size.memory_bytes / 2**30:.1f} GiB per cell, {workers} at a time on {device}",
-            f"time         about {cost / 60:.0f} min (a guess from shapes and a matmul, right within a factor of two or three)",
-            f"folder       {root}",
-        ]
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ __all__ = [
     "micro_batches",
     "needs_student",
     "needs_teacher",
+    "rows_after",
     "signal_values",
     "signals_from_logits",
 ]
@@ -56,6 +57,21 @@ def layout(rollouts: Rollouts) -> Rows:
         found += [(tokens[i], sample, i - start, row, i) for i in range(max(start, 1), len(tokens)) if mask[i]]
     table = torch.tensor(found, dtype=torch.int64).reshape(-1, 5)
     return Rows(*table.unbind(1))
+
+
+def rows_after(rows: Rows, rollouts: Rollouts, other: Rollouts) -> Rows:
+    """The tokens `rows` of `rollouts` where they stand in `other`: the same responses after other prompts, row by row.
+
+    Raises ValueError where a response differs or has no prompt before it: a row would stand for another token.
+    """
+    if other is rollouts:
+        return rows
+    for i, (tokens, mask, start) in enumerate(zip(other.tokens, other.mask, other.start, strict=True)):
+        at = rollouts.start[i]
+        if start < 1 or tokens[start:] != rollouts.tokens[i][at:] or mask[start:] != rollouts.mask[i][at:]:
+            raise ValueError(f"sequence {i}: the teacher's response is not the student's, token by token, after a prompt")
+    shift = torch.tensor(other.start) - torch.tensor(rollouts.start)
+    return replace(rows, column=rows.column + shift[rows.sequence])
 
 
 def micro_batches(rollouts: Rollouts, size: int) -> list[list[int]]:

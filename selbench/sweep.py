@@ -7,6 +7,7 @@ A cell is its folder: training and each evaluation leave a marker with the finge
 from __future__ import annotations
 
 import contextlib
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from selbench.errors import UserError
 from selbench.evaluate import evaluate_task, is_evaluated
 from selbench.models import PAIRS, PairSpec, adhoc_pair, identity, load_pair
 from selbench.observe import observer
-from selbench.prompts import load_prompts
+from selbench.privileged import context_facts
+from selbench.prompts import REPORT, PromptSet, check_planned, prompts_of_step, training_prompts
 from selbench.provenance import passport, reset_peak_memory
 from selbench.records import BASE, is_done, read_json, write_json, write_text
+from selbench.seeding import derive
 from selbench.task import TASKS
 
 if TYPE_CHECKING:
@@ -112,16 +115,19 @@ def _train_and_evaluate(job: Job, folder: Path, device: str) -> None:
     protocol, spec = job.protocol, pair_of(job.pair)
     settings = protocol.model.model_dump()
     if isinstance(job, Base):
-        model = spec.teacher if job.role == BASE[1] else spec.student
-        dtype = settings["teacher_dtype"] if job.role == BASE[1] else settings["student_dtype"]
-        pair = load_pair(PairSpec(spec.name, model, model), {**settings, "student_dtype": dtype}, device, teacher=False)
+        role = "teacher" if job.role == BASE[1] else "student"
+        prompted = (spec.student, settings["student_revision"])  # as in training: both models read the student's prompts
+        settings |= {"student_dtype": settings[f"{role}_dtype"], "student_revision": settings[f"{role}_revision"]}
+        pair = load_pair(PairSpec(spec.name, spec.teacher, getattr(spec, role)), settings, device, teacher=False, rendered_by=prompted)
     elif is_trained(folder, job.training_fingerprint()):
         final = PairSpec(spec.name, spec.teacher, str(folder / "checkpoint" / "final"))
         pair = load_pair(final, settings, device, teacher=False)
     else:
-        pair = load_pair(spec, settings, device)
-        _write_identity(job, folder, pair)
-        _train(job, folder, pair)
+        pair = load_pair(spec, settings, device, lora=protocol.lora, seed=derive(job.seed, 0, "adapter"))
+        prompts = training_prompts(protocol, [pair_of(entry) for entry in protocol.pairs])
+        check_planned(prompts, Path(str(folder).removesuffix(job.folder)))
+        _write_identity(job, folder, pair, prompts)
+        _train(job, folder, pair, prompts)
         pair.teacher = None
     if isinstance(job, Base):
         _write_identity(job, folder, pair)
@@ -134,33 +140,43 @@ def _train_and_evaluate(job: Job, folder: Path, device: str) -> None:
             evaluate_task(task, engine, pair.renderer, protocol.evaluation, seed, place, wanted)
 
 
-def _train(cell: Cell, folder: Path, pair: Pair) -> None:
+def _train(cell: Cell, folder: Path, pair: Pair, prompts: PromptSet) -> None:
+    from selbench.diagnose.template import probe_prompts, special_token_gaps
     from selbench.loop import train
     from selbench.rollout.hf import HFEngine
 
     if folder.joinpath("trained.json").exists():
         raise UserError(f"{folder}: holds the records of another protocol content; delete it or use another --output")
+    training = cell.protocol.training
+    asked = [*prompts_of_step(prompts, cell.seed, 1, min(4, training.prompts_per_step)), *probe_prompts()]
+    gaps = special_token_gaps(pair, asked, max_tokens=min(128, training.max_response_tokens), marks=cell.protocol.loss.special_token_mask)
+    write_json(folder / "passport.json", {**read_json(folder / "passport.json"), "template_gaps": gaps.content()})
+    print("\n".join(gaps.lines()), file=sys.stderr)
     engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id)
-    train(cell, pair, engine, load_prompts(cell.protocol.prompts), folder, observer(pair.spec, pair.renderer))
+    train(cell, pair, engine, prompts, folder, observer(pair.spec, pair.renderer))
 
 
-def _write_identity(job: Job, folder: Path, pair: Pair) -> None:
+def _write_identity(job: Job, folder: Path, pair: Pair, prompts: PromptSet | None = None) -> None:
     """config.yaml and passport.json: what is run, and where, before anything is run."""
     content = job.model_dump(mode="json") if isinstance(job, Cell) else {"protocol": job.protocol.model_dump(mode="json"), "role": job.role}
     write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))
-    models = {"student": identity(pair.spec.student, pair.student)}
+    pinned = job.protocol.model
+    role = "teacher" if isinstance(job, Base) and job.role == BASE[1] else "student"
+    models = {"student": identity(pair.spec.student, pair.student, getattr(pinned, f"{role}_revision"))}
     if pair.teacher is not None:
-        models["teacher"] = identity(pair.spec.teacher, pair.teacher)
+        models["teacher"] = identity(pair.spec.teacher, pair.teacher, pinned.teacher_revision)
     renderer = pair.renderer
-    facts = passport(
+    facts = context_facts(pair) | passport(
         protocol=job.protocol.name, protocol_fingerprint=job.protocol.fingerprint(), seed=getattr(job, "seed", None), engine="hf",
         models=models, prompt_sha256=renderer.sha256(), rendered_example=renderer.text("1+1"),
+        training_prompts=prompts.report.identity() if prompts else None,
     )  # fmt: skip
     write_json(folder / "passport.json", facts)
 
 
 def write_plan(protocol: Protocol, cells: Sequence[Cell], root: Path, command: str) -> None:
     """Add these cells to the table that the folder must show; cells of earlier invocations stay in it."""
+    write_json(root / REPORT, training_prompts(protocol, [pair_of(pair) for pair in protocol.pairs]).report.content())
     path = root / "plan.json"
     before = read_json(path) if path.exists() else {}
     listed = {entry["folder"]: entry for entry in before.get("cells", [])}

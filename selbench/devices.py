@@ -1,0 +1,95 @@
+"""What the plan knows of an accelerator: memory, matmul rate and bandwidth, from datasheets or measured on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from selbench.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["GPUS", "Device", "at_hand", "gpu"]
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Device:
+    """memory in bytes; bf16, fp32: dense FLOP/s (bf16 on tensor cores, float32 without TF32); bandwidth in bytes/s."""
+
+    name: str
+    memory: int
+    bf16: float
+    fp32: float
+    bandwidth: float
+    source: str
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.name != "cpu"
+
+
+GPUS: dict[str, Device] = {  # a card's "80 GB" are GiB to the driver; sparse figures of the datasheets are halved
+    device.name: device
+    for device in (
+        Device("h200", 141 * GIB, 989.5e12, 67e12, 4.8e12, "NVIDIA H200 datasheet, SXM"),
+        Device("h100", 80 * GIB, 989.5e12, 67e12, 3.35e12, "NVIDIA H100 datasheet, SXM"),
+        Device("a100-80g", 80 * GIB, 312e12, 19.5e12, 2.039e12, "NVIDIA A100 datasheet, 80 GB SXM"),
+        Device("a100-40g", 40 * GIB, 312e12, 19.5e12, 1.555e12, "NVIDIA A100 datasheet, 40 GB"),
+        Device("l40s", 48 * GIB, 362.05e12, 91.6e12, 0.864e12, "NVIDIA L40S datasheet"),
+        Device("rtx4090", 24 * GIB, 165.2e12, 82.6e12, 1.008e12, "NVIDIA Ada architecture whitepaper, appendix A"),
+        Device("rtx3090", 24 * GIB, 71e12, 35.6e12, 0.936e12, "NVIDIA Ampere GA102 architecture whitepaper, appendix A"),
+    )
+}
+
+
+def gpu(name: str) -> Device:
+    """A GPU of the table. Raises ConfigError with the nearest names."""
+    if name.lower() not in GPUS:
+        raise ConfigError(f"--gpu {name!r}: {nearest(name.lower(), GPUS)}")
+    return GPUS[name.lower()]
+
+
+def at_hand(kind: str) -> Device:
+    """The device that a run would use here: `cpu`, or the current GPU, its rates measured by a matmul and a copy (some 50 ms)."""
+    import torch
+
+    if kind == "cpu":
+        import psutil
+
+        rate = _matmul_rate(torch.float32, kind, 768)
+        return Device("cpu", int(psutil.virtual_memory().total), rate, rate, _copy_rate(kind, 2**24), "measured here")
+    seen = torch.cuda.get_device_properties(torch.cuda.current_device())
+    low, full = (_matmul_rate(dtype, kind, 4096) for dtype in (torch.bfloat16, torch.float32))
+    return Device(seen.name, int(seen.total_memory), low, full, _copy_rate(kind, 2**28), "measured here")
+
+
+def _matmul_rate(dtype: torch.dtype, kind: str, size: int) -> float:
+    import torch
+
+    x = torch.randn(size, size, device=kind).to(dtype)
+    return 2 * size**3 / _seconds(lambda: x @ x)
+
+
+def _copy_rate(kind: str, elements: int) -> float:
+    import torch
+
+    x = torch.ones(elements, device=kind)
+    return 2 * 4 * elements / _seconds(x.clone)
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    import torch
+
+    wait: Callable[[], object] = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    action()
+    wait()
+    began = time.perf_counter()
+    for _ in range(4):
+        action()
+    wait()
+    return (time.perf_counter() - began) / 4
