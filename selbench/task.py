@@ -99,11 +99,10 @@ class Benchmark:
 def hub_revision(hub_id: str) -> str | None:
     """The hub's current commit of a data set; None when it cannot be looked up (offline, gone, gated)."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return HfApi().dataset_info(hub_id, timeout=10).sha
-    except (HfHubHTTPError, OSError, ValueError):
+    except Exception:  # hub, HTTP client and network raise dozens of types; what cannot be looked up is not guessed
         return None
 
 

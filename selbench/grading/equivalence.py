@@ -134,9 +134,11 @@ def _rational(unit: Unit) -> Expr:
 def _equal_several(gold: Any, answer: Any) -> bool:
     if not (isinstance(gold, Several) and isinstance(answer, Several)):
         several, other = (gold, answer) if isinstance(gold, Several) else (answer, gold)
-        if len(several.items) == 1 and several.opening in ("", "{"):
-            return equal(*((several.items[0], other) if several is gold else (other, several.items[0])))
-        return False
+        if several.opening not in ("", "{"):
+            return False
+        if several is answer:  # the same value said twice, as in 7 1/2 or 15/2
+            return all(equal(gold, item) for item in several.items)
+        return len(several.items) == 1 and equal(several.items[0], other)
     if "{" in (gold.opening, answer.opening):
         if any(side.opening not in ("", "{") for side in (gold, answer)):
             return False

@@ -20,6 +20,8 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 _SENTENCE_END = re.compile(r"\.(?=\s+[A-Z]|\s*$)|\*\*|\s+(?=I hope\b)")
 _MATH_SPAN = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 _MOST_BOXES = 20  # joined into one list
+_FINISHED = re.compile(r"(?:[.!?]|\d(?:\s*(?:%|[a-zA-Z]+))?)[\s$*)\]}\"'°]*$")
+_CLOSING = 60  # characters that show how a text ends
 _TAIL = 4000  # the last number is nearly always here; the whole text is searched only if not
 
 _PLAIN = re.compile(r"([+-]?)\s*(\d+|\d{1,3}(?:,\d{3})+|(?=\.\d))(?:\.(\d+))?(?:\s*/\s*(\d+))?")
@@ -28,26 +30,24 @@ _THOUSANDS = re.compile(r",\\!\s*|\{,\}")
 _DROPPED = re.compile(r"\\!|\{\}|\\left(?![a-z])|\\right(?![a-z])")
 
 
-def extract(response: str, *, truncated: bool = False, number: bool = True) -> str | None:
-    """The final answer a response states, or None.
+def extract(response: str, *, number: bool = True) -> str | None:
+    """The final answer a response states, or None. It depends on the text alone, so that every evaluator finds the same one.
 
     In this order: the last \\boxed{…} or \\fbox{…} (also `\\boxed 5`; boxes joined by a comma, "and" or "or" are one answer, a
     list); what follows the last "answer is", "Answer:" or `####`; and, only if `number` (the gold answer is a number) and the
-    response is not truncated, its last number. Only what follows a closed </think> counts: a draft inside an unclosed think
-    block is no answer, nor is a box that is cut off.
+    text ends like a finished one (a full stop, or that very number), its last number. Only what follows a closed </think>
+    counts: a draft inside an unclosed think block is no answer, nor is anything before a box that is cut off.
     """
     if response.rfind("<think>") > response.rfind("</think>"):
         return None
     text = response[response.rfind("</think>") + len("</think>") :] if "</think>" in response else response
     boxed, cut = _last_boxes(text)
-    if boxed:
+    if boxed or cut:
         return boxed
-    if cut and truncated:
-        return None
     marked = _marked(text, number)
     if marked:
         return marked
-    return _last_number(text) if number and not truncated else None
+    return _last_number(text) if number and _FINISHED.search(text[-_CLOSING:]) else None
 
 
 def gold_answer(answer: str) -> str:

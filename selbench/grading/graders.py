@@ -58,7 +58,8 @@ _cache: OrderedDict[tuple[str, str, str], tuple[Verdict, str | None, str]] = Ord
 def grade(response: str, gold: str, *, truncated: bool = False, timeout: float = 5.0, grader: str = "sympy") -> Grade:
     """Judge a response against the gold answer.
 
-    truncated: the response was cut at its length limit; without an answer in it the verdict is "truncated".
+    truncated: the response was cut at its length limit. It never makes a verdict right or wrong: without a stated answer (a box,
+    "answer is", `####`) what would be "unparsed_answer", or a wrong last number, is called "truncated".
     timeout: wall-clock seconds for one comparison; beyond it the verdict is "timeout", never "incorrect".
     grader: a name in GRADERS; raises ValueError otherwise.
     """
@@ -78,16 +79,17 @@ def grade_many(
     if grader not in GRADERS:
         raise ValueError(f"no grader {grader!r}; known: {', '.join(GRADERS)}")
     grades: list[Grade | None] = [None] * len(items)
-    groups: dict[tuple[str, str], list[tuple[int, str | None]]] = {}
+    groups: dict[tuple[str, str], list[tuple[int, str | None, bool]]] = {}
     done = 0
     for index, item in enumerate(items):
         began = time.perf_counter()
         response, gold, truncated = item[0], gold_answer(item[1]), len(item) == 3 and bool(item[2])
-        answer = extract(response, truncated=truncated, number=is_number(gold))
-        found = _at_once(grader, answer, gold, truncated)
+        answer = extract(response, number=is_number(gold))
+        cut = truncated and extract(response, number=False) is None  # nothing stated: what stands last is where it was cut
+        found = _at_once(grader, answer, gold, cut)
         if found is None:
             shown = response if grader == "math_verify" else answer or ""
-            groups.setdefault((gold, shown), []).append((index, answer))
+            groups.setdefault((gold, shown), []).append((index, answer, cut))
             continue
         grades[index] = Grade(*found, time.perf_counter() - began)
         done += 1
@@ -96,9 +98,8 @@ def grade_many(
 
     def settle(key: tuple[str, str], verdict: Verdict, method: str, seconds: float) -> None:
         nonlocal done
-        for index, answer in groups[key]:
-            cut = len(items[index]) == 3 and bool(items[index][2])  # type: ignore[misc]
-            mine: Verdict = "truncated" if verdict == "unparsed_answer" and cut and answer is None else verdict
+        for index, answer, cut in groups[key]:
+            mine: Verdict = "truncated" if cut and verdict in ("unparsed_answer", "incorrect") else verdict
             grades[index] = Grade(mine, answer, method, seconds)
         done += len(groups[key])
         if progress is not None:
@@ -108,23 +109,27 @@ def grade_many(
     return [judged for judged in grades if judged is not None]
 
 
-def _at_once(grader: str, answer: str | None, gold: str, truncated: bool) -> tuple[Verdict, str | None, str] | None:
+def _at_once(grader: str, answer: str | None, gold: str, cut: bool) -> tuple[Verdict, str | None, str] | None:
     """(verdict, extracted, method) where no worker is needed."""
     if grader == "math_verify":
         return None
     if not gold:
         return "unparsed_gold", answer, "extraction"
     if answer is None:
-        return ("truncated" if truncated else "unparsed_answer"), None, "extraction"
+        return ("truncated" if cut else "unparsed_answer"), None, "extraction"
     if len(answer) > LONGEST:
         return "unparsed_answer", answer, "extraction"
     if grader == "exact":
-        return ("correct" if answer.strip() == gold.strip() else "incorrect"), answer, "exact"
+        return _named(answer.strip() == gold.strip(), cut), answer, "exact"
     if grader == "sympy":
         left, right = exact(answer), exact(gold)
         if left is not None and right is not None:
-            return ("correct" if left == right else "incorrect"), answer, "exact"
+            return _named(left == right, cut), answer, "exact"
     return None
+
+
+def _named(equal: bool, cut: bool) -> Verdict:
+    return "correct" if equal else "truncated" if cut else "incorrect"
 
 
 def _judge(
