@@ -59,6 +59,8 @@ class Training(Frozen):
     prompts_per_step: Count = 32
     samples_per_prompt: Count = 1
     micro_batch: Count = Field(default=32, description="sequences per forward pass; no effect on the result")
+    rollout_batch: Count = Field(default=256, description="sequences generated together; another number draws other tokens")
+    gradient_checkpointing: bool = Field(default=False, description="backward computes activations again; no effect on the result")
     max_prompt_tokens: Count = Field(default=2048, description="longer prompts are an error, never cut")
     max_response_tokens: Count = 1024
     temperature: NonNegative = 1.0
@@ -189,6 +191,12 @@ class Protocol(Frozen):
             raise ValueError(f"{', '.join(map(str, repeated))} is given more than once")
         return value
 
+    @model_validator(mode="after")
+    def _recomputable(self) -> Protocol:
+        if self.training.gradient_checkpointing and self.lora is not None and self.lora.dropout > 0:
+            raise ValueError("gradient_checkpointing cannot repeat a dropout; set lora.dropout=0 or leave it off")
+        return self
+
     def core(self) -> dict[str, Any]:
         """The content that all cells share: everything but which strategies, budgets and seeds are run."""
         return self.model_dump(mode="json", exclude={*DOCUMENTATION, "name", "strategies", "seeds", "budget"})
@@ -209,6 +217,7 @@ class Cell(Frozen):
     seed: int
     role: str
     source: str
+    context: str = Field(default="", description="what the teacher reads in place of the student's prompt, as a hash; none: the same")
 
     @property
     def folder(self) -> str:

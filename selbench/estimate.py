@@ -210,9 +210,10 @@ def phases(work: Work, student: Shape, teacher: Shape, device: Device) -> list[P
     scored = {"logits": chunks} if work.needs_student or work.needs_teacher else {}
     one_layer = saved["activations"] // (1 if work.checkpointed else student.num_hidden_layers)
     wave, limit, batch, answers = work.rollout_batch, work.evaluated_tokens, work.evaluation_batch, work.evaluated
+    drawn = 2 if work.autocast else own  # bytes of what a rollout reads and caches
     return [
-        Phase("rollout", _decode_seconds(student, own, work.responses, wave, work.prompt_tokens, work.response_tokens, device),
-              held | _decode_memory(student, own, min(work.responses, wave), work, work.response_tokens)),
+        Phase("rollout", _decode_seconds(student, drawn, work.responses, wave, work.prompt_tokens, work.response_tokens, device),
+              held | copy | _decode_memory(student, drawn, min(work.responses, wave), work, work.response_tokens)),
         Phase("teacher", teacher_pass, held | rows | early | {"transient": _transient(teacher, work, other)}),
         Phase("score", student_pass * work.needs_student + heads,
               held | copy | rows | early | scored | {"transient": _transient(student, work, own)}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,6 @@ def _shape(config: Any) -> Shape:
 
 def work_of(protocol: Protocol, spec: PairSpec, cell: Cell, device: Device, longest: int | None, problems: Mapping[str, int]) -> Work:
     """One cell in numbers. longest: tokens of the longest prompt, problems: rows of each task, as far as they are known."""
-    from selbench.rollout.hf import HFEngine
     from selbench.scoring import needs_student, needs_teacher
 
     training, evaluation, needs = protocol.training, protocol.evaluation, STRATEGIES.get(cell.strategy).needs
@@ -95,16 +93,15 @@ def work_of(protocol: Protocol, spec: PairSpec, cell: Cell, device: Device, long
         for name in protocol.tasks
     ]
     lora = protocol.lora or (Lora() if spec.adapter else None)
-    batch: int = inspect.signature(HFEngine.__init__).parameters["batch"].default
     return Work(
         prompts=training.prompts_per_step, samples=training.samples_per_prompt,
         prompt_tokens=min(training.max_prompt_tokens, longest or UNKNOWN_PROMPT), response_tokens=training.max_response_tokens,
-        micro_batch=training.micro_batch, rollout_batch=getattr(training, "rollout_batch", None) or batch,
+        micro_batch=training.micro_batch, rollout_batch=training.rollout_batch,
         evaluation_batch=evaluation.batch, evaluated=sum(counts), evaluated_tokens=evaluation.max_tokens,
         student_dtype=protocol.model.student_dtype, teacher_dtype=protocol.model.teacher_dtype,
         autocast=training.precision == "bf16" or (training.precision == "auto" and device.is_gpu),
         filtered=training.top_p < 1 or training.top_k > 0 or evaluation.top_p < 1 or evaluation.top_k > 0,
-        lora_rank=lora.rank if lora else 0, shared=spec.adapter, checkpointed=bool(getattr(training, "gradient_checkpointing", False)),
+        lora_rank=lora.rank if lora else 0, shared=spec.adapter, checkpointed=training.gradient_checkpointing,
         needs_student=needs_student(needs), needs_teacher=needs_teacher(needs), share=cell.budget,
     )  # fmt: skip
 

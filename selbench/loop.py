@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from selbench.adapter import dropouts, dropping
+from selbench.backbone import Backbone
 from selbench.checkpoint import drop_states, finish_training, name_state, restore, save_state
 from selbench.config import Cell
 from selbench.losses import chunked_divergence, loss_weights
@@ -37,19 +37,6 @@ PICTURED = ("student_entropy", "reverse_kl")  # signals kept for every token of 
 
 class NonFiniteStep(RuntimeError):
     """Loss or gradient became NaN or infinite: the step was not applied, its batch was dumped."""
-
-
-class Backbone(nn.Module):
-    """A causal LM up to its last hidden states, as a module of its own, so that accelerate wraps what is really called."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.dropouts = dropouts(model)
-
-    def forward(self, **inputs: Any) -> Any:
-        with dropping(self.dropouts):
-            return self.model.get_decoder()(**inputs)
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ def train(cell: Cell, pair: Pair, engine: Engine, prompts: Sequence[Prompt], fol
         [p for p in pair.student.parameters() if p.requires_grad], lr=settings.learning_rate, betas=settings.betas,
         weight_decay=settings.weight_decay,
     )  # fmt: skip
-    backbone, optimiser = accelerator.prepare(Backbone(pair.student), optimiser)
+    backbone, optimiser = accelerator.prepare(Backbone(pair.student, settings.gradient_checkpointing), optimiser)
     sampling = Sampling(settings.max_response_tokens, settings.temperature, settings.top_p, settings.top_k)
     for step in range(1 + restore(accelerator, backbone, folder), settings.steps + 1):
         clock = Clock(cuda=on_gpu)
@@ -88,7 +75,8 @@ def train(cell: Cell, pair: Pair, engine: Engine, prompts: Sequence[Prompt], fol
             asked = [
                 p for p in prompts_of_step(prompts, cell.seed, step, settings.prompts_per_step) for _ in range(settings.samples_per_prompt)
             ]
-            rollouts = sample(accelerator, pair, engine, asked, sampling, cell, step)
+            with accelerator.autocast():  # the precision of the passes that score what is drawn here
+                rollouts = sample(accelerator, pair, engine, asked, sampling, cell, step)
         done = distil_step(
             accelerator, cell, pair, backbone, optimiser, rollouts, clock, step,
             read=teacher_rollouts(pair, rollouts, asked), pictured=PICTURED if edge else (), dump=folder,

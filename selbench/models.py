@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -65,6 +66,11 @@ class PairSpec:
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     shapes: Mapping[str, Mapping[str, int]] = field(default_factory=dict, compare=False)
+
+    def context(self) -> str:
+        """Hash of what makes this teacher read another prompt or share the student's weights; empty for an ordinary pair."""
+        own = (self.privileged, self.privileged_system, self.adapter)
+        return hashlib.sha256(repr(own).encode()).hexdigest() if any(own) else ""
 
 
 PAIRS: Registry[PairSpec] = Registry("pair", "pairs")

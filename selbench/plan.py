@@ -82,11 +82,14 @@ def name_problems(content: dict[str, Any]) -> list[str]:
 def cells_of(protocol: Protocol) -> list[Cell]:
     """The cells in the order they are run: seed by seed, so that an interrupted sweep has whole seeds."""
     return [
-        Cell(protocol=protocol, pair=pair, strategy=s.name, version=s.version, budget=kept, seed=seed, role=s.role, source=s.source)
+        Cell(
+            protocol=protocol, pair=pair, strategy=s.name, version=s.version, budget=kept, seed=seed, role=s.role, source=s.source,
+            context=pair_of(pair).context(),
+        )
         for seed in protocol.seeds
         for pair in protocol.pairs
         for s, kept in choices(protocol.strategies, protocol.budget)
-    ]
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def _train(cell: Cell, folder: Path, pair: Pair, prompts: PromptSet) -> None:
     gaps = special_token_gaps(pair, asked, max_tokens=min(128, training.max_response_tokens), marks=cell.protocol.loss.special_token_mask)
     write_json(folder / "passport.json", {**read_json(folder / "passport.json"), "template_gaps": gaps.content()})
     print("\n".join(gaps.lines()), file=sys.stderr)
-    engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id)
+    engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id, batch=training.rollout_batch)
     train(cell, pair, engine, prompts, folder, observer(pair.spec, pair.renderer))
 
 
