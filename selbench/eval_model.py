@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from typing import Any
 import rich
 import yaml
 from pydantic import ValidationError
+from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from selbench.config import Evaluation, Model, digest, sentence
 from selbench.errors import ConfigError, UserError, nearest
 from selbench.records import read_json, write_json, write_text
 from selbench.scores import score_folder
-from selbench.task import TASKS, Task
+from selbench.task import MIRROR, TASKS, Task
 from selbench.templates import TEMPLATES
 
 __all__ = ["evaluate_model", "settings_of", "summary"]
@@ -32,19 +35,26 @@ def settings_of(model: Mapping[str, Any], evaluation: Mapping[str, Any], tasks: 
         try:
             parts.append(kind.model_validate({key: value for key, value in given.items() if value is not None}))
         except ValidationError as error:
-            problems += [f"eval: {sentence(item)}" for item in error.errors()]
+            problems += [f"eval: {_sentence(item)}" for item in error.errors()]
     template = evaluation.get("template")
     if template is not None and "{problem}" not in template and template not in TEMPLATES:
         problems.append(f"unknown prompt {template!r}: {nearest(template, list(TEMPLATES))} (or a text with {{problem}} in it)")
     found: list[Task] = []
-    for name in tasks:
+    for name in dict.fromkeys(tasks):
         try:
             found.append(TASKS.get(name))
         except UserError as error:
             problems += error.problems
     if problems:
-        raise ConfigError(*problems)
+        raise ConfigError(*dict.fromkeys(problems))
     return parts[0], parts[1], found
+
+
+def _sentence(item: Any) -> str:
+    """One of pydantic's complaints in the command line's words."""
+    if not item["loc"]:  # about several settings at once: it names them itself
+        return str(item["msg"]).removeprefix("Value error, ")
+    return sentence({**item, "loc": ["dtype"]} if str(item["loc"][-1]).endswith("_dtype") else item)
 
 
 def evaluate_model(
@@ -56,14 +66,9 @@ def evaluate_model(
     source: hub id, folder, .gguf file, or the folder of a finished cell. Raises ConfigError when the model or rows cannot be
     had, or when `folder` holds records of the task under other settings.
     """
-    from selbench.evaluate import check_task, evaluate_task, is_evaluated
+    from selbench.evaluate import evaluate_task, is_evaluated
 
-    problems: list[str] = []
-    for task in tasks:
-        try:
-            check_task(task)
-        except UserError as error:
-            problems += error.problems
+    problems = _row_problems(tasks)
     trained = Path(source).expanduser() / "checkpoint" / "final"
     source = str(trained) if trained.is_dir() else source
     settings = {"model": model.model_dump(mode="json"), "evaluation": evaluation.model_dump(mode="json")}
@@ -74,12 +79,14 @@ def evaluate_model(
     for task in missing:
         if (places[task.name] / "meta.json").exists():
             problems.append(f"{places[task.name]}: holds records of other settings; choose another --output or delete that folder")
-    if problems:
+    if problems or (problems := _identity_problems(source, folder)):
         raise ConfigError(*problems)
     if missing:
-        engine, renderer = _engine(source, model, evaluation, device, folder, shared, name)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, disable=quiet, transient=True) as bars:
+        with Progress(*columns, disable=quiet, transient=True) as bars, _quiet_transformers():
+            loading = bars.add_task(f"loading {name or source}", total=None)
+            engine, renderer = _engine(source, model, evaluation, device, folder, shared, name)
+            bars.remove_task(loading)
             for task in missing:
                 bar = bars.add_task(task.name, total=None)
 
@@ -90,11 +97,53 @@ def evaluate_model(
     return list(places.values())
 
 
+def _row_problems(tasks: Sequence[Task]) -> list[str]:
+    """What is wrong with the tasks' files and rows."""
+    from selbench.sources import hub_reachable
+
+    if any(task.data for task in tasks) and not os.environ.get(MIRROR):
+        hub_reachable()  # tells the hub's clients where it is not, before they try for half a minute
+    problems: list[str] = []
+    for task in tasks:
+        try:
+            task.load()
+        except UserError as error:
+            problems += error.problems
+    return problems
+
+
+def _identity_problems(source: str, folder: Path) -> list[str]:
+    """Whether `folder` holds records of other weights: another model of this name, or one that changed since."""
+    from selbench.models import identity
+
+    if not (folder / "passport.json").exists() or not list(folder.glob("eval/*/meta.json")):
+        return []
+    before = read_json(folder / "passport.json").get("models", {}).get("student", {})
+    now = identity(source)
+    if all(before.get(key) in (None, now[key]) or now[key] is None for key in ("sha256", "commit")):
+        return []
+    return [f"{folder}: holds records of other weights than those of {source}; choose another --output or delete that folder"]
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """transformers without its bar over the weights."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _engine(
     source: str, model: Model, evaluation: Evaluation, device: str, folder: Path, shared: dict[str, Any], name: str | None
 ) -> tuple[Any, Any]:
     from selbench.models import PairSpec, identity, load_pair
-    from selbench.provenance import passport
+    from selbench.provenance import passport, usable_cores
     from selbench.rollout.hf import HFEngine
 
     pair = load_pair(PairSpec(name or "model", source, source), model.model_dump(), device, teacher=False)
@@ -109,57 +158,90 @@ def _engine(
     write_json(folder / "passport.json", passport(
         models={"student": shown}, engine=engine.name, device=device, seed=shared["seed"], prompt_sha256=renderer.sha256(),
         rendered_example=renderer.text("1+1"), parameters=sum(p.numel() for p in pair.student.parameters()),
-        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        usable_cores=usable_cores(),
     ))  # fmt: skip
     return engine, renderer
 
 
-def summary(root: Path) -> tuple[Table, str, list[dict[str, Any]]]:
-    """All evaluations below `root` as a table for the screen, as Markdown, and as numbers; recomputed from the records."""
+def summary(root: Path) -> tuple[list[Table], str, list[dict[str, Any]]]:
+    """All evaluations below `root`: one table a model for the screen, one in Markdown, and numbers; recomputed from the records."""
     rows: list[dict[str, Any]] = []
     for meta in sorted(root.rglob("eval/*/meta.json")):
         home = meta.parents[2]
-        label = home.relative_to(root).as_posix() if home != root else root.name
         passport = home / "passport.json"
         where = read_json(passport) if passport.exists() else {}
+        label = home.relative_to(root).as_posix() if home != root else where.get("models", {}).get("student", {}).get("source") or root.name
         rows.append({"model": label, "hardware": _hardware(where), **score_folder(meta.parent)})
     if not rows:
         raise ConfigError(f"{root}: no evaluation below it; `selbench eval MODEL --output FOLDER` makes one")
-    head = ("model", "task", "n x k", "accuracy", "pass@k", "maj@k", "truncated", "unreadable", "tokens", "tokens/s", "on")
-    table = Table(*head, title=f"evaluations below {root}")
-    lines = ["| " + " | ".join(head) + " |", "| --- | --- |" + " ---: |" * (len(head) - 3) + " --- |"]
+    models = dict.fromkeys((row["model"], row["hardware"]) for row in rows)
+    tables = [_screen([row for row in rows if (row["model"], row["hardware"]) == model]) for model in models]
+    return tables, _markdown(rows), rows
+
+
+def _screen(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The evaluations of one model, readable at 80 columns; pass@k and maj@k only where there are several samples."""
+    several = any(row["samples"] > 1 for row in rows)
+    table = Table(
+        title=Text(f"{rows[0]['model']}, on {rows[0]['hardware']}"), title_justify="left", caption="in per cent, with 95 % intervals",
+        caption_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("task", overflow="fold")
+    for head in ("n x k", "accuracy", *(("pass@k", "maj@k") if several else ()), "trun-\ncated", "unread-\nable", "tok/s"):
+        table.add_column(head, justify="right", overflow="fold")
     for row in rows:
-        most = max(row["pass_at_k"], key=int)
-        cells = [
-            row["model"], row["task"], f"{row['problems']} x {row['samples']}",
-            f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
-            f"{100 * row['pass_at_k'][most]:.1f} (k={most})", f"{100 * row['majority_at_k']:.1f}", f"{100 * row['truncated']:.1f} %",
-            f"{100 * row['unreadable']:.1f} %", f"{row['tokens_per_response']:.0f}",
-            f"{row['tokens_per_second']:.0f}" if row["tokens_per_second"] else "", row["hardware"],
-        ]  # fmt: skip
-        table.add_row(*cells)
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = _cells(row)
+        table.add_row(*(Text(cells[head]) for head in ("task", "n x k", "accuracy")),
+                      *([cells["pass@k"], cells["maj@k"]] if several else []),
+                      *(cells[head].removesuffix(" %") for head in ("truncated", "unreadable", "tokens/s")))  # fmt: skip
+    return table
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """All evaluations with all columns as one Markdown table."""
+    shown = [_cells(row) for row in rows]
+    head = list(shown[0])
+    lines = ["| " + " | ".join(head) + " |", "| --- | --- |" + " ---: |" * (len(head) - 3) + " --- |"]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells.values()) + " |" for cells in shown]
     lines += [
         "",
         "Accuracy in per cent: avg@k with a 95 % interval for problems like these (Wilson where k = 1, else BCa bootstrap over problems). "
+        "pass@k and maj@k use all k samples unless they say otherwise. "
         "Truncated responses (cut at the token limit) and unreadable answers (unparsed, timeout, error) stay in the denominator.",
     ]
-    return table, "\n".join(lines) + "\n", rows
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """One evaluation's numbers as they are shown, by column."""
+    most = max(row["pass_at_k"], key=int)
+    return {
+        "model": str(row["model"]), "task": str(row["task"]), "n x k": f"{row['problems']} x {row['samples']}",
+        "accuracy": f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
+        "pass@k": f"{100 * row['pass_at_k'][most]:.1f}" + ("" if int(most) == row["samples"] else f" (k={most})"),
+        "maj@k": f"{100 * row['majority_at_k']:.1f}", "truncated": f"{100 * row['truncated']:.1f} %",
+        "unreadable": f"{100 * row['unreadable']:.1f} %", "tokens": f"{row['tokens_per_response']:.0f}",
+        "tokens/s": f"{row['tokens_per_second']:.0f}" if row["tokens_per_second"] else "", "on": str(row["hardware"]),
+    }  # fmt: skip
 
 
 def _hardware(passport: Mapping[str, Any]) -> str:
     found = passport.get("hardware", {})
-    return ", ".join(found.get("gpus") or []) if passport.get("device") == "cuda" else f"{passport.get('usable_cores', '?')} CPU cores"
+    gpus = ", ".join(found.get("gpus") or [])
+    if gpus and passport.get("device", "cuda") == "cuda":
+        return gpus
+    return f"{passport.get('usable_cores') or found.get('cores') or '?'} CPU cores"
 
 
 def show(root: Path, *, as_json: bool = False) -> None:
     """Print the summary of `root` and leave it there as eval.md and eval.json."""
     import json
 
-    table, markdown, rows = summary(root)
+    tables, markdown, rows = summary(root)
     write_text(root / "eval.md", markdown)
     write_json(root / "eval.json", {"schema": 1, "rows": rows})
     if as_json:
         print(json.dumps({"schema": 1, "rows": rows}, indent=1, sort_keys=True))
     else:
-        rich.print(table)
+        for table in tables:
+            rich.print(table, "")

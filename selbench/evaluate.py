@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from selbench.config import Evaluation
-from selbench.errors import ConfigError, nearest
 from selbench.grading import GRADER, Grade, grade_many
 from selbench.models import Renderer
 from selbench.provenance import peak_memory
 from selbench.records import SAMPLE_COLUMNS, read_json, write_json, write_table
 from selbench.rollout import Engine, Progress, Sampling
 from selbench.seeding import derive
-from selbench.task import Task, row_hash
+from selbench.task import Task
 from selbench.templates import template_text
 
-__all__ = ["check_task", "evaluate_task", "is_evaluated"]
+__all__ = ["evaluate_task", "is_evaluated"]
 
 
 def is_evaluated(folder: Path, fingerprint: str) -> bool:
     """Whether the records in `folder` are those of this very evaluation."""
     meta = folder / "meta.json"
     return meta.exists() and read_json(meta).get("fingerprint") == fingerprint
-
-
-def check_task(task: Task) -> None:
-    """Rows and YAML of a task, without a model. Raises ConfigError: rows out of reach or not the pinned ones, a key lm-eval lacks."""
-    import yaml
-    from lm_eval.api.task import TaskConfig
-
-    class Loader(yaml.SafeLoader):
-        """Takes `!function` for a text."""
-
-    Loader.add_constructor("!function", lambda loader, node: str(node.value))
-    try:
-        content = yaml.load(task.yaml.read_text(encoding="utf-8"), Loader)
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"task {task.name}: {task.yaml} is not readable as YAML ({' '.join(str(error).split())})") from error
-    known = [field.name for field in fields(TaskConfig)]
-    for key in content if isinstance(content, dict) else []:
-        if key not in known:
-            raise ConfigError(f"task {task.name}: unknown key {key!r} in {task.yaml.name}: {nearest(str(key), known)}")
-    named = content.get("task") if isinstance(content, dict) else None
-    if named != task.lm_eval_name:
-        raise ConfigError(f"task {task.name}: {task.yaml.name} names the task {named!r}, expected {task.lm_eval_name!r}")
-    task.load()
 
 
 def evaluate_task(
@@ -81,8 +60,8 @@ def evaluate_task(
     accuracy = sum(record["verdict"] == "correct" for record in records) / len(records)
     tokens = sum(record["tokens"] for record in records)
     write_json(folder / "meta.json", {
-        "schema": 1, "task": task.name, "version": task.version, "fingerprint": fingerprint, "grader": GRADER, "engine": engine.name,
-        "problems": len(asked), "samples": samples, "rows_sha256": row_hash(rows), "origin": task.data.origin() if task.data else None,
+        "schema": 1, "task": task.name, "fingerprint": fingerprint, "grader": GRADER, "engine": engine.name,
+        "problems": len(asked), "samples": samples, **task.facts(),
         "template": renderer.template, "thinking": renderer.thinking, "prompt_sha256": renderer.sha256(), "seed": seed,
         "settings": settings.model_dump(mode="json"), "accuracy": accuracy, "lm_eval_acc": reported, "tokens": tokens,
         "generation_seconds": lm.seconds, "tokens_per_second": tokens / lm.seconds if lm.seconds else None,
@@ -95,18 +74,34 @@ def _lm_eval(task: Task, lm: Any, samples: int, settings: Evaluation) -> float:
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=str(task.yaml.parent), include_defaults=False)
-    loaded = manager.load_task_or_group([task.lm_eval_name])[task.lm_eval_name]
-    loaded.set_config(key="repeats", value=samples)
-    loaded.set_config(key="doc_to_text", value="{{problem}}")  # the renderer writes the instruction, the same as in training
-    if settings.stop:
-        loaded.set_config(key="generation_kwargs", value={"until": list(settings.stop)}, update=True)
-    results = evaluate(
-        lm, {task.lm_eval_name: loaded}, limit=settings.problems, bootstrap_iters=0, log_samples=True, apply_chat_template=True,
-        verbosity="ERROR",
-    )  # fmt: skip
+    with _quiet_lm_eval():
+        manager = TaskManager(include_path=str(task.yaml.parent), include_defaults=False)
+        loaded = manager.load_task_or_group([task.lm_eval_name])[task.lm_eval_name]
+        loaded.set_config(key="repeats", value=samples)
+        loaded.set_config(key="doc_to_text", value="{{problem}}")  # the renderer writes the instruction, the same as in training
+        if settings.stop:
+            loaded.set_config(key="generation_kwargs", value={"until": list(settings.stop)}, update=True)
+        results = evaluate(
+            lm, {task.lm_eval_name: loaded}, limit=settings.problems, bootstrap_iters=0, log_samples=True, apply_chat_template=True
+        )
     assert results is not None
     return float(results["results"][task.lm_eval_name]["acc,keep_all"])
+
+
+@contextlib.contextmanager
+def _quiet_lm_eval() -> Iterator[None]:
+    """lm-eval without its bar over the prompts and its hints for authors of tasks; what it calls an error is still shown."""
+    from lm_eval.api import task as module
+
+    logger, bar = logging.getLogger("lm_eval"), module.tqdm
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    module.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        module.tqdm = bar
+        logger.setLevel(level)
 
 
 def _records(task: str, answered: Sequence[tuple[dict[str, str], int, Any]], grades: Sequence[Grade]) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from typing import Any, Literal
 from selbench.errors import ConfigError, UserError
 from selbench.prompt_sources import read_prompts
 from selbench.records import write_json
+from selbench.sources import hub_reachable
 from selbench.task import TASKS
 
 __all__ = ["Overlap", "Problem", "Problems", "Rule", "find_overlaps", "key", "render", "save", "survey", "task_problems", "words"]
@@ -190,12 +191,13 @@ def survey(sources: Sequence[str], tasks: Sequence[str] | None, rule: Rule) -> d
     `tasks` None: all registered tasks whose rows can be had; the others are listed under `not_checked`. Raises ConfigError when
     a source cannot be read, and when a task that was asked for (or every task) cannot.
     """
+    hub_reachable()
+    raws = [read_prompts(source, solutions=False) for source in sources]
     problems, missing = task_problems(tasks)
     if missing and (tasks is not None or not problems):
         raise ConfigError(*missing.values())
     index, counts, matches, read = Problems(problems, rule), [], [], []
-    for source in sources:
-        raw = read_prompts(source, solutions=False)
+    for source, raw in zip(sources, raws, strict=True):
         texts = [prompt.problem for prompt in raw.prompts]
         found = find_overlaps(texts, index)
         read.append({"source": source, "origin": raw.origin, "revision": raw.revision, "rows": len(texts)})

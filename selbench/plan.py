@@ -115,7 +115,7 @@ def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
     specs = [pair_of(pair) for pair in protocol.pairs]
     mirrored = bool(os.environ.get(MIRROR))
     online = not protocol.prompts.startswith(EMBEDDED) and local_file(protocol.prompts) is None and not mirrored
-    offline = (online or (any(TASKS.get(name).data for name in protocol.tasks) and not mirrored)) and not _hub_is_there()
+    offline = (online or (any(TASKS.get(name).data for name in protocol.tasks) and not mirrored)) and not hub_reachable()
     settings = protocol.model.model_dump()
     places = {"error": problems, "unreachable": unreached, "warning": warnings}
     for spec in specs:
@@ -144,16 +144,6 @@ def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
             problems += context_problems(spec, prompts, protocol.prompts)
     longest = _longest(protocol, specs[0], prompts) if prompts and not problems and not unreached else None
     return Checked([*problems, *_record_problems(protocol, jobs, root)], unreached, warnings, prompts, longest, rows)
-
-
-def _hub_is_there() -> bool:
-    """Whether the hub answers; if not, its clients are told, so that they do not try for half a minute each."""
-    from huggingface_hub import constants
-
-    if not hub_reachable():
-        constants.HF_HUB_OFFLINE = True
-        return False
-    return True
 
 
 def _longest(protocol: Protocol, spec: PairSpec, prompts: Sequence[Prompt]) -> int:

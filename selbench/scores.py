@@ -23,11 +23,15 @@ def answer_matrices(samples: pd.DataFrame) -> tuple[np.ndarray[Any, Any], np.nda
     """correct (P, k) of 0 and 1, and votes (P, k): equal integers for equal answers of a problem, -1 where there is none.
 
     All right answers are one vote, however they are written; wrong ones are equal where their texts are, spaces aside.
-    Raises RecordError when the problems have different numbers of samples.
+    Raises RecordError when there are no records, or when a problem lacks samples that another one has.
     """
+    if samples.empty:
+        raise RecordError("no records at all; evaluate again")
     counts = samples.groupby("problem", sort=False).size()
     if counts.nunique() != 1:
         raise RecordError(f"between {counts.min()} and {counts.max()} samples per problem: records are missing; evaluate again")
+    if samples.duplicated(["problem", "sample"]).any():
+        raise RecordError("a sample of a problem stands there twice: records are missing; evaluate again")
     ordered = samples.sort_values(["problem", "sample"], kind="stable")
     right = (ordered["verdict"] == "correct").to_numpy(dtype=np.int64)
     texts = ordered["extracted"].fillna("").str.replace(r"\s+", "", regex=True)
@@ -54,7 +58,10 @@ def score_table(samples: pd.DataFrame) -> dict[str, Any]:
 
 
 def score_folder(folder: Path) -> dict[str, Any]:
-    """`score_table` of an evaluation's folder, with what its meta.json says of speed and setting."""
-    meta = read_json(folder / "meta.json")
+    """`score_table` of an evaluation's folder, with what its meta.json says of speed and setting. Raises RecordError, file named."""
+    meta, samples = read_json(folder / "meta.json"), read_table(folder / "samples.parquet")
     kept = ("task", "version", "engine", "template", "thinking", "tokens", "tokens_per_second", "generation_seconds", "settings", "seed")
-    return {**score_table(read_table(folder / "samples.parquet")), **{name: meta.get(name) for name in kept}}
+    try:
+        return {**score_table(samples), **{name: meta.get(name) for name in kept}}
+    except RecordError as error:
+        raise RecordError(f"{folder / 'samples.parquet'}: {error}") from error

@@ -177,7 +177,7 @@ def _is_offline(error: BaseException | None) -> bool:
 
 @cache
 def hub_reachable() -> bool:
-    """Whether the hub answers, asked once a process: its client tries a dead name for half a minute per file."""
+    """Whether the hub answers, asked once a process. If not, its clients are told: they try a dead name for half a minute per file."""
     import socket
     from urllib.parse import urlsplit
     from urllib.request import getproxies
@@ -192,6 +192,7 @@ def hub_reachable() -> bool:
     try:
         socket.create_connection((address.hostname, address.port or (80 if address.scheme == "http" else 443)), timeout=5).close()
     except OSError:
+        constants.HF_HUB_OFFLINE = True
         return False
     return True
 

@@ -20,6 +20,7 @@ from selbench.checkpoint import is_trained
 from selbench.config import Cell, PairEntry, Protocol, digest, evaluation_content
 from selbench.errors import UserError
 from selbench.evaluate import evaluate_task, is_evaluated
+from selbench.grading import GRADER
 from selbench.models import PAIRS, PairSpec, adhoc_pair, identity, load_pair
 from selbench.observe import observer
 from selbench.privileged import context_facts
@@ -169,7 +170,8 @@ def _write_identity(job: Job, folder: Path, pair: Pair, prompts: PromptSet | Non
     facts = context_facts(pair) | passport(
         protocol=job.protocol.name, protocol_fingerprint=job.protocol.fingerprint(), seed=getattr(job, "seed", None), engine="hf",
         models=models, prompt_sha256=renderer.sha256(), rendered_example=renderer.text("1+1"),
-        training_prompts=prompts.report.identity() if prompts else None,
+        training_prompts=prompts.report.identity() if prompts else None, grader=GRADER,
+        tasks={name: TASKS.get(name).facts() for name in job.protocol.tasks},
     )  # fmt: skip
     write_json(folder / "passport.json", facts)
 

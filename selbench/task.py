@@ -10,12 +10,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selbench.errors import ConfigError
+from selbench.errors import ConfigError, nearest
 from selbench.registry import Registry, caller
 from selbench.templates import template_text
 
@@ -28,6 +28,7 @@ __all__ = [
     "Benchmark",
     "Task",
     "boxed",
+    "check_yaml",
     "hub_revision",
     "keep_all",
     "register_task",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 MIRROR = "SELBENCH_DATA"  # environment variable: a folder that holds the benchmarks as files, used instead of the hub
+UNHEARD = ("description", "num_fewshot", "gen_prefix")  # of a YAML: the renderer alone writes the prompt
 Rows = list[dict[str, str]]
 
 
@@ -56,11 +58,21 @@ class Benchmark:
         folder = os.environ.get(MIRROR)
         found = self._local(Path(folder).expanduser()) if folder else self._hub()
         if len(found) != self.rows:
-            raise ConfigError(f"dataset {self.hub_id}: {len(found)} rows, expected {self.rows}; the file is incomplete or another release")
+            raise ConfigError(f"{self.place()}: {len(found)} rows, expected {self.rows}: incomplete or another release; {self._again()}")
         for number, row in enumerate(found):
-            if lost := [name for name in self.fields if row.get(name) in (None, "")]:
-                raise ConfigError(f"dataset {self.hub_id}: row {number} has no {lost[0]!r}; columns there: {', '.join(sorted(row))}")
+            if lost := [name for name in self.fields if not isinstance(row.get(name), str | int) or row[name] == ""]:
+                raise ConfigError(
+                    f"{self.place()}: row {number} has no {lost[0]!r}; columns there: {', '.join(sorted(row))}; {self._again()}"
+                )
         return found
+
+    def place(self) -> str:
+        """Where the rows are read from now, as a message names it: the mirrored file, or the hub's data set."""
+        folder = os.environ.get(MIRROR)
+        return str(Path(folder).expanduser() / self.mirror) if folder else f"dataset {self.hub_id}"
+
+    def _again(self) -> str:
+        return f"fetch the rows of {self.hub_id} again" if os.environ.get(MIRROR) else f"set {MIRROR} to a folder with the pinned rows"
 
     def _local(self, folder: Path) -> list[dict[str, Any]]:
         path = folder / self.mirror
@@ -68,11 +80,20 @@ class Benchmark:
             raise ConfigError(
                 f"{MIRROR}={folder}: no {self.mirror} there; point it at a folder with that layout or unset it to use {self.hub_id}"
             )
-        lines = path.read_text(encoding="utf-8").split("\n")
         try:
-            return [json.loads(line) for line in lines if line]
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: not readable as text ({error}); {self._again()}") from error
+        return [self._row(path, number, line) for number, line in enumerate(lines, 1) if line]
+
+    def _row(self, path: Path, number: int, line: str) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
         except ValueError as error:
-            raise ConfigError(f"{path}: not JSON lines ({error}); fetch it again") from error
+            raise ConfigError(f"{path}: line {number} is not JSON ({error}); {self._again()}") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}: line {number} is not a JSON object; {self._again()}")
+        return row
 
     def _hub(self) -> list[dict[str, Any]]:
         from datasets import load_dataset
@@ -122,15 +143,26 @@ class Task:
     file: str = field(default="<unknown>", compare=False)
 
     def load(self) -> Rows:
-        """The problems. Raises ConfigError when they are not those that this version of the task was published with."""
+        """The problems. Raises ConfigError when they are not those that this version of the task was published with.
+
+        Also when lm-eval could not read the YAML: found here, before any model loads.
+        """
+        check_yaml(self.name, self.yaml, self.lm_eval_name)
         rows = self.rows()
         found = row_hash(rows)
         if self.sha256 is not None and found != self.sha256:
+            place = self.data.place() if self.data else self.file
             raise ConfigError(
-                f"task {self.name}: its {len(rows)} rows are not those of version {self.version} (content hash {found[:12]}, expected "
-                f"{self.sha256[:12]}); another release of {self.source}: use the pinned one, or register it under another name"
+                f"task {self.name}: the {len(rows)} rows of {place} are not those of version {self.version} (content hash {found[:12]}, "
+                f"expected {self.sha256[:12]}); use the release of {self.source} that it pins, or register this one under another name"
             )
         return rows
+
+    def facts(self) -> dict[str, Any]:
+        """What a passport says of the task: its version, the hash of its rows, where they came from."""
+        return {
+            "version": self.version, "rows_sha256": row_hash(self.load()), "origin": self.data.origin() if self.data else None,
+        }  # fmt: skip
 
 
 TASKS: Registry[Task] = Registry("task", "tasks")
@@ -154,6 +186,30 @@ def register_task(
         return function
 
     return register
+
+
+def check_yaml(name: str, path: Path, lm_eval_name: str) -> None:
+    """Raises ConfigError when the YAML of task `name` cannot be read, has a key that lm-eval lacks or that selbench would not obey."""
+    import yaml
+    from lm_eval.config.task import TaskConfig
+
+    class Loader(yaml.SafeLoader):
+        """Takes `!function` for a text."""
+
+    Loader.add_constructor("!function", lambda loader, node: str(node.value))
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"task {name}: {path} is not readable as YAML ({' '.join(str(error).split())})") from error
+    given = content if isinstance(content, dict) else {}
+    if given.get("task") != lm_eval_name:
+        raise ConfigError(f"task {name}: {path} names the task {given.get('task')!r}, expected {lm_eval_name!r}")
+    known = [field.name for field in fields(TaskConfig)]
+    for key in given:
+        if key not in known and key != "include":
+            raise ConfigError(f"task {name}: unknown key {key!r} in {path}: {nearest(str(key), known)}")
+        if key in UNHEARD and given[key]:
+            raise ConfigError(f"task {name}: {path} sets {key!r}, and its prompts would differ from training's; remove it, see --prompt")
 
 
 def row_hash(rows: Rows) -> str:

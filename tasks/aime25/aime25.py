@@ -15,11 +15,11 @@ DATA = Benchmark("math-ai/aime25", "test", "aime2025/test.jsonl", 30, fields=("p
 
 @register_task(
     "aime25",
-    version=1,
+    version=2,
     samples=32,
     source="math-ai/aime25, split test",
     data=DATA,
-    sha256="57a67c00d6b9b6d3723415f35342c8d941b072f86664b31504d2cd759151eb41",
+    sha256="0eb3502ddb02fe1cdce289f60ff417c85762f2d5b50c95e7ff0595a834dc7443",
 )
 def rows() -> list[dict[str, str]]:
     """id, problem and answer of the 30 problems."""
@@ -27,10 +27,10 @@ def rows() -> list[dict[str, str]]:
 
 
 def repaired(text: str) -> str:
-    """`\\frac` that became a form feed and `rac` (row 18), `\\triangle` that became a tab and `riangle` (row 19), and the line break
-    of the `cases` in row 10 that lost one of its two backslashes."""
+    """`\\frac` that became a form feed and `rac` (rows 18, 27), `\\triangle` that became a tab and `riangle` (row 19), and the line
+    breaks of `align*` and `cases` that lost one of their two backslashes (rows 7, 10; rows from 0)."""
     text = text.replace("\x0c", "\\f").replace("\t", "\\t")
-    return re.sub(r"(?<!\\)\\(?=\s)", r"\\\\", text) if "\\begin{cases}" in text else text
+    return re.sub(r"(?<!\\)\\(?=\s)", r"\\\\", text) if "\\begin{" in text else text
 
 
 def load(**_: Any) -> Any:
