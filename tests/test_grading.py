@@ -120,13 +120,44 @@ def test_long_responses_take_linear_time() -> None:
         assert time.perf_counter() - began < 10, text[:20]
 
 
-@pytest.mark.parametrize("name", ["equivalence", "equivalence_heldout"])
+@pytest.mark.parametrize("name", ["equivalence", "equivalence_heldout", "equivalence_audit"])
 def test_labelled_pairs(name: str) -> None:
     rows = labelled(name)
     kinds = {row["kind"] for row in rows}
     assert len(rows) >= 300
     assert all({row["equal"] for row in rows if row["kind"] == kind} == {True, False} for kind in kinds)
     assert len(wrong(rows)) <= 0.02 * len(rows), wrong(rows)
+
+
+def test_labelled_responses() -> None:
+    rows = labelled("extraction_audit")
+    grades = grade_many([(row["response"], row["gold"]) for row in rows])
+    failed = [(row["response"], row["gold"], g) for row, g in zip(rows, grades, strict=True) if (g.verdict == "correct") != row["correct"]]
+    assert len(rows) >= 60
+    assert failed == []
+
+
+def test_classes_of_notation() -> None:
+    rows = labelled("notations")
+    pairs = [{"gold": row["gold"], "answer": row[side], "equal": side == "equal"} for row in rows for side in ("equal", "unequal")]
+    assert len({row["class"] for row in rows}) >= 20
+    assert wrong(pairs) == []
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("So the answer is −12.", "−12"),
+        ("The loss is −4 dollars.", "−4"),
+        ("<answer> 3/4 </answer>", "3/4"),
+        ("<answer>1</answer> or rather <answer>2</answer>", "2"),
+        (r"<answer>so \boxed{9}</answer>", "9"),
+        ("Hence the answer is:\n\n$$\nx^2\n+1\n$$\nas claimed", "x^2\n+1"),
+        ("The answer is\n\\[\n\\frac{3}{4}\n\\]", "\\frac{3}{4}"),
+    ],
+)
+def test_extraction_of_signs_tags_and_displays(response: str, expected: str) -> None:
+    assert extract(response) == expected
 
 
 @pytest.mark.slow

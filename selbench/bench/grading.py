@@ -1,8 +1,8 @@
 """The graders side by side: accuracy on labelled pairs, speed, long responses, the price of a comparison that hangs.
 
 Every number is measured here and now through `grade_many`, the way evaluation uses it, with the library graders in the same workers.
-Accuracy: each answer is boxed in a sentence; a pair counts as judged equal only if its verdict is "correct", so a timeout or an
-unparsed answer is an error on an equal pair and none on an unequal one.
+Accuracy: each answer is boxed in a sentence (the extraction set has whole responses); a pair counts as judged equal only if its
+verdict is "correct", so a timeout or an unparsed answer is an error on an equal pair and none on an unequal one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from selbench.errors import ConfigError
 from selbench.grading import GRADERS, Item, grade_many
 from selbench.provenance import hardware, package_versions
 
-__all__ = ["accuracy", "labelled_sets", "measure", "render"]
+__all__ = ["accuracy", "labelled_sets", "markdown", "measure", "render"]
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 LONG = 20_000  # characters of a long response
@@ -27,10 +27,11 @@ HANG_SECONDS = 3.0
 
 def labelled_sets(folder: Path = GOLDEN) -> dict[str, list[dict[str, Any]]]:
     """The labelled pairs by name of their set. Raises ConfigError where they are absent: an installed wheel does not carry them."""
-    paths = sorted(folder.glob("equivalence*.jsonl"))
+    paths = sorted([*folder.glob("equivalence*.jsonl"), *folder.glob("extraction*.jsonl")])
     if not paths:
         raise ConfigError(f"{folder}: no equivalence*.jsonl there; the labelled sets come with a checkout, not with the installed package")
-    return {path.stem: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths}
+    sets = {path.stem: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths}
+    return {name: [{"equal": row.get("correct"), **row} for row in rows] for name, rows in sets.items()}
 
 
 def boxed(answer: str) -> str:
@@ -38,10 +39,14 @@ def boxed(answer: str) -> str:
     return f"Therefore the answer is $\\boxed{{{answer}}}$."
 
 
+def _item(pair: dict[str, Any]) -> Item:
+    return pair.get("response", boxed(pair.get("answer", ""))), pair["gold"]
+
+
 def accuracy(pairs: Sequence[dict[str, Any]], grader: str) -> dict[str, Any]:
     """Share of pairs judged as labelled, false positives and negatives, verdicts; over all and by kind."""
     began = time.perf_counter()
-    grades = grade_many([(boxed(pair["answer"]), pair["gold"]) for pair in pairs], grader=grader)
+    grades = grade_many([_item(pair) for pair in pairs], grader=grader)
     seconds = time.perf_counter() - began
     kinds: dict[str, dict[str, int]] = {}
     verdicts: dict[str, int] = {}
@@ -114,6 +119,16 @@ def measure(responses: int = 10_000) -> dict[str, Any]:
         "packages": package_versions(),
         "hardware": hardware(),
     }  # fmt: skip
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The accuracies as a table: share judged as labelled, false positives and false negatives, by set and grader."""
+    graders = list(found["graders"])
+    lines = ["| labelled set | pairs | " + " | ".join(f"`{name}`" for name in graders) + " |", "| --- | ---: |" + " ---: |" * len(graders)]
+    for name, by_grader in found["accuracy"].items():
+        cells = [f"{100 * r['accuracy']:.1f} % ({r['false_positives']} + {r['false_negatives']})" for r in by_grader.values()]
+        lines.append(f"| {name} | {next(iter(by_grader.values()))['pairs']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def render(found: dict[str, Any]) -> None:

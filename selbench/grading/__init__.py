@@ -8,6 +8,8 @@ be read, was cut off, took too long or broke has a verdict of its own.
     extract.py      response -> final answer; plain numbers as exact rationals
     tidy.py         LaTeX, plain typing and Unicode -> one form
     latex.py        a LaTeX or plain-text formula -> sympy, with limits on depth and on the size of numbers
+    library.py      sums, integrals, limits: latex2sympy2
+    symbols.py      the vocabulary of formulas and the limits on numbers
     reading.py      an answer -> its structure: numbers with units, lists, sets, tuples, intervals, relations, words
     units.py        units -> a dimension and an exact factor
     equivalence.py  are two such readings equal?

@@ -26,7 +26,7 @@ def proportional(left: Expr, right: Expr, *, positive: bool) -> bool:
         return False
     if not left.free_symbols:
         return same(left, sympy.Integer(0)) == same(right, sympy.Integer(0))
-    for point in _points(left.free_symbols, 5):
+    for point in _points(left.free_symbols, 5, left, right):
         at, other = left.subs(point), right.subs(point)
         if other.is_number and at.is_number and not other.is_zero and not at.is_zero:
             factor = at / other
@@ -34,15 +34,25 @@ def proportional(left: Expr, right: Expr, *, positive: bool) -> bool:
     return False
 
 
-def _points(symbols: Any, count: int) -> list[dict[Any, Expr]]:
-    """Fixed rational points: positive ones first, then of any sign."""
+def _points(symbols: Any, count: int, *sides: Expr) -> list[dict[Any, Expr]]:
+    """Fixed rational points: positive ones first, then of any sign. Symbols in exponents are small integers, those counted natural."""
+    counted = _symbols_of(sides, sympy.factorial, sympy.factorial2, sympy.binomial)
+    whole = counted | _symbols_of((power.exp for power in _parts(sides, sympy.Pow)), sympy.Basic)
     draw = random.Random(20240229)
 
-    def coordinate(n: int) -> Expr:
-        value = sympy.Rational(draw.randint(100, 999), draw.randint(100, 999))
-        return -value if n >= count // 2 and draw.random() < 0.5 else value
+    def coordinate(n: int, symbol: Any) -> Expr:
+        value = sympy.Integer(draw.randint(2, 9)) if symbol in whole else sympy.Rational(draw.randint(100, 999), draw.randint(100, 999))
+        return -value if n >= count // 2 and draw.random() < 0.5 and symbol not in counted else value
 
-    return [{symbol: coordinate(n) for symbol in sorted(symbols, key=str)} for n in range(count)]
+    return [{symbol: coordinate(n, symbol) for symbol in sorted(symbols, key=str)} for n in range(count)]
+
+
+def _parts(sides: Any, *kinds: Any) -> list[Any]:
+    return [part for side in sides for part in sympy.preorder_traversal(side) if isinstance(part, kinds)]
+
+
+def _symbols_of(sides: Any, *kinds: Any) -> Any:
+    return set().union(*(part.free_symbols for part in _parts(sides, *kinds)))
 
 
 def same(a: Expr, b: Expr) -> bool:
@@ -56,10 +66,10 @@ def same(a: Expr, b: Expr) -> bool:
         return same(a.xreplace(names), b.xreplace(names))
     if not symbols:
         return _same_number(a, b)
-    compared, exponents = 0, [part.exp for part in sympy.preorder_traversal(a - b) if isinstance(part, sympy.Pow)]
+    compared, exponents = 0, [part.exp for part in _parts((a, b), sympy.Pow)]
     signs_matter = (a - b).has(sympy.Abs, sympy.sign, sympy.log) or not all(exponent.is_Integer for exponent in exponents)
     complex_valued = a.has(sympy.I) or b.has(sympy.I)
-    for point in _points(symbols, POINTS):
+    for point in _points(symbols, POINTS, a, b):
         left, right = a.subs(point), b.subs(point)
         if any(side.has(sympy.nan, sympy.zoo, sympy.oo) for side in (left, right)):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,22 +14,42 @@ from selbench.grading.equality import proportional, same
 from selbench.grading.kinds import Choice, Matrix, Ratio, Reading, Region, Relation, Scalar, Several, Words
 from selbench.grading.reading import as_region, read
 from selbench.grading.symbols import Unreadable
-from selbench.grading.tidy import squash, tidy
+from selbench.grading.tidy import scientific, squash, tidy
 from selbench.grading.units import DEGREE, PERCENT, RADIAN, Unit
 
 __all__ = ["equal", "judge"]
 
 
+_POWER_OF_TEN = re.compile(r"(?<![\w.])(\d+e[-+])(\d+)(?!\w|\.\d)")
+_LISTED_NAMES = re.compile(r"[A-Za-z\",& ]*\band\b[A-Za-z\",& ]*")
+_BASED = re.compile(r"(?=[A-F]*\d)([\dA-F.]+)_\{?\"?\w+\"?\}?")
+_SPACE = re.compile(r"(?<!\d)\s|\s(?!\d)|\"")  # 1 1/2 is not 11/2
+
+
 def judge(gold: str, answer: str) -> Any:
     """The verdict on two texts: correct, incorrect, unparsed_gold or unparsed_answer."""
-    wanted, given = tidy(gold), tidy(answer)
-    if re.sub(r"\s", "", wanted) == re.sub(r"\s", "", given):
+    verdicts = [_judge(wanted, given) for wanted in _alternatives(tidy(gold)) for given in _alternatives(tidy(answer))]
+    return next(verdict for verdict in ("correct", "incorrect", *verdicts) if verdict in verdicts)
+
+
+def _alternatives(text: str) -> list[str]:
+    """What an ambiguous text may mean: the sides of an ≈, 2e-3 as a decimal or with Euler's number."""
+    parts = [part.strip() for part in text.split("≈", 3)]
+    if re.fullmatch(r"\\?\w*", parts[0]):  # x ≈ 3.14 names its value
+        parts[0:2] = ["=".join(parts[:2])]
+    return [form for part in parts for form in dict.fromkeys((part, _POWER_OF_TEN.sub(scientific, part)))]
+
+
+def _judge(wanted: str, given: str) -> str:
+    """One reading of each. A numeral whose base the gold names may come without it: the question has named the base."""
+    based = _BASED.fullmatch(_SPACE.sub("", wanted))
+    if _SPACE.sub("", given) in (_SPACE.sub("", wanted), based and based[1]):
         return "correct"
     try:
         right = read(wanted)
     except Unreadable:
         return "correct" if squash(wanted) == squash(given) != "" else "unparsed_gold"
-    letters = frozenset(word for word in _letters(right) if len(word) == 1)
+    letters = _letters(right)
     found, failed = False, None
     for join in (True, False):
         try:
@@ -37,27 +58,23 @@ def judge(gold: str, answer: str) -> Any:
             failed = error
         if found or "," not in given:
             break
-    if not found and isinstance(right, Words | Choice):
+    if not found and (isinstance(right, Words | Choice) or all(_LISTED_NAMES.fullmatch(text) for text in (wanted, given))):
         found = _as_words(right, wanted, given)
         failed = None
-    if not found and letters == frozenset() and not isinstance(right, Words) and _given_unit(given):
+    if not found and not letters and not isinstance(right, Words):
         found = _with_letters(wanted, given)
     return "correct" if found else "incorrect" if failed is None else "unparsed_answer"
 
 
 def _letters(reading: Reading) -> frozenset[str]:
-    return reading.unit.words if isinstance(reading, Scalar) and reading.unit is not None else frozenset()
-
-
-def _given_unit(given: str) -> bool:
-    return '"' in given
+    return reading.unit.letters if isinstance(reading, Scalar) and reading.unit is not None else frozenset()
 
 
 def _with_letters(wanted: str, given: str) -> bool:
     """A gold answer "5 m" against "5\\text{ m}": the unit of the answer says that the gold's letter is one."""
     try:
         answer = read(given)
-        letters = frozenset(word for word in _letters(answer) if len(word) == 1)
+        letters = _letters(answer)
         return bool(letters) and equal(read(wanted, units=letters), answer)
     except Unreadable:
         return False
@@ -84,8 +101,12 @@ def equal(gold: Any, answer: Any) -> bool:
         return equal(gold, answer.right)
     if isinstance(gold, Relation) and gold.named:
         return equal(gold.right, answer)
+    if isinstance(gold, Relation) and gold.op == "≡" and gold.left is None and isinstance(answer, Scalar):  # 17 mod 5 is 2
+        return same(gold.right[0], answer.value)
     if isinstance(gold, Words) or isinstance(answer, Words):
         return isinstance(gold, Words) and isinstance(answer, Words) and _same_words(gold.text, answer.text)
+    if isinstance(gold, Region) != isinstance(answer, Region) and isinstance(gold, Several) != isinstance(answer, Several):
+        gold, answer = _as_set(gold), _as_set(answer)
     if isinstance(gold, Region | Relation) or isinstance(answer, Region | Relation):  # two intervals are compared as pairs, below
         return _equal_regions(gold, answer)
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
@@ -95,6 +116,15 @@ def equal(gold: Any, answer: Any) -> bool:
     if isinstance(gold, Ratio) or isinstance(answer, Ratio):
         return _equal_ratios(gold, answer)
     return isinstance(gold, Scalar) and isinstance(answer, Scalar) and _equal_scalars(gold, answer)
+
+
+def _as_set(reading: Any) -> Any:
+    """A finite set of numbers and a bare list of solutions as a set of items; anything else as it is."""
+    if isinstance(reading, Region) and isinstance(reading.points, sympy.FiniteSet):
+        return Several(tuple(Scalar(point) for point in reading.points), "{", "}")
+    if isinstance(reading, Several) and reading.opening in ("", "{"):
+        return Several(tuple(_bare(item) for item in reading.items), "{", "}")
+    return reading
 
 
 def _equal_choice(gold: Any, answer: Any) -> bool:
@@ -172,17 +202,17 @@ def _equal_matrices(gold: Any, answer: Any) -> bool:
     shapes = []
     for side in (gold, answer):
         if isinstance(side, Matrix):
-            shapes.append((side.rows, side.determinant))
+            shapes.append(side.rows)
         elif isinstance(side, Several) and side.opening in ("", "(", "[") and all(isinstance(item, Scalar) for item in side.items):
             other = answer if side is gold else gold
             values = [item.value for item in side.items]
-            shapes.append(((tuple(values),) if len(other.rows) == 1 else tuple((value,) for value in values), other.determinant))
+            shapes.append((tuple(values),) if len(other.rows) == 1 else tuple((value,) for value in values))
         elif isinstance(side, Several) and all(isinstance(item, Several) for item in side.items):
-            shapes.append((tuple(tuple(getattr(cell, "value", None) for cell in row.items) for row in side.items), False))
+            shapes.append(tuple(tuple(getattr(cell, "value", None) for cell in row.items) for row in side.items))
         else:
             return False
-    (left, bars), (right, more_bars) = shapes
-    if bars != more_bars or [len(row) for row in left] != [len(row) for row in right]:
+    left, right = shapes
+    if [len(row) for row in left] != [len(row) for row in right]:
         return False
     cells = [cell for one, two in zip(left, right, strict=True) for cell in zip(one, two, strict=True)]
     return all(a is not None and b is not None and same(a, b) for a, b in cells)
@@ -207,7 +237,8 @@ def _equal_ratios(gold: Any, answer: Any) -> bool:
         else:
             return False
     left, right = terms
-    return len(left) == len(right) and all(same(left[0] * b, right[0] * a) for a, b in zip(left[1:], right[1:], strict=True))
+    pairs = list(zip(left, right, strict=False))
+    return len(left) == len(right) and all(same(a * d, b * c) for (a, b), (c, d) in itertools.combinations(pairs, 2))
 
 
 def _equal_relations(gold: Relation, answer: Relation) -> bool:

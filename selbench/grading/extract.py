@@ -16,9 +16,10 @@ _BARE_BOX = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\\[A-Za-z]+|[A-Za-z])")
 _JOINT = re.compile(r"(?:[\s$;,*]|\\[()\[\],;:!]|\\q?quad|\\text\{|\}|\b(?:and|or)\b)*")
 _CONNECTIVE = re.compile(r"[,;]|\b(?:and|or)\b")
 _MARK = re.compile(r"\banswer\W{0,4}\s*(?:is|:|=)[\s:*]*|####\s*", re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+_TAG = re.compile(r"<answer>([^<]*)</answer>")
 _SENTENCE_END = re.compile(r"\.(?=\s+[A-Z]|\s*$)|\*\*|\s+(?=I hope\b)")
-_MATH_SPAN = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_MATH_SPAN = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _MOST_BOXES = 20  # joined into one list
 _FINISHED = re.compile(r"(?:[.!?]|\d(?:\s*(?:%|[a-zA-Z]+))?)[\s$*)\]}\"'°]*$")
 _CLOSING = 60  # characters that show how a text ends
@@ -34,9 +35,9 @@ def extract(response: str, *, number: bool = True) -> str | None:
     """The final answer a response states, or None. It depends on the text alone, so that every evaluator finds the same one.
 
     In this order: the last \\boxed{…} or \\fbox{…} (also `\\boxed 5`; boxes joined by a comma, "and" or "or" are one answer, a
-    list); what follows the last "answer is", "Answer:" or `####`; and, only if `number` (the gold answer is a number) and the
-    text ends like a finished one (a full stop, or that very number), its last number. Only what follows a closed </think>
-    counts: a draft inside an unclosed think block is no answer, nor is anything before a box that is cut off.
+    list); the last <answer>…</answer>; what follows the last "answer is", "Answer:" or `####`; and, only if `number` (the gold
+    answer is a number) and the text ends like a finished one (a full stop, or that very number), its last number. Only what
+    follows a closed </think> counts: a draft inside an unclosed think block is no answer, nor is anything before a box cut off.
     """
     if response.rfind("<think>") > response.rfind("</think>"):
         return None
@@ -44,6 +45,8 @@ def extract(response: str, *, number: bool = True) -> str | None:
     boxed, cut = _last_boxes(text)
     if boxed or cut:
         return boxed
+    if tag := _TAG.search(text, max(0, text.rfind("<answer>"))):
+        text = f"The answer is {tag[1]}" if tag[1].strip() else text
     marked = _marked(text, number)
     if marked:
         return marked
@@ -66,7 +69,7 @@ def exact(text: str) -> Fraction | None:
     """A plain integer, decimal, fraction a/b or \\frac{a}{b} as an exact rational, or None if it is anything else."""
     if len(text) > _EXACT_LONGEST:
         return None
-    bare = _DROPPED.sub("", _THOUSANDS.sub(",", text)).strip().strip("$").strip()
+    bare = _DROPPED.sub("", _THOUSANDS.sub(",", text.replace("−", "-"))).strip().strip("$").strip()
     if match := _PLAIN.fullmatch(bare):
         sign, whole, decimals, denominator = match.groups()
         if not match[0].isascii() or (denominator and not int(denominator)) or (decimals and denominator):
@@ -128,7 +131,9 @@ def _marked(text: str, number: bool) -> str | None:
         match = _MARK.match(text, place)
     if match is None:
         return None
-    line = text[match.end() : match.end() + 2 * LONGEST].lstrip().split("\n", 1)[0]
+    rest = text[match.end() : match.end() + 2 * LONGEST].lstrip()
+    display = _MATH_SPAN.match(rest)
+    line = rest[: rest.find("\n", display.end() if display else 0) % (len(rest) + 1)]
     spans = list(_MATH_SPAN.finditer(line))
     if spans and not _NUMBER.search(line, 0, spans[0].start()):
         kept = [spans[0]]

@@ -31,10 +31,9 @@ class Several:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Rows of expressions. determinant: written with bars."""
+    """Rows of expressions."""
 
     rows: tuple[tuple[Expr, ...], ...]
-    determinant: bool = False
 
 
 @dataclass(frozen=True)

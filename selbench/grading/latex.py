@@ -15,17 +15,20 @@ import sympy
 from sympy import I, Integer, Rational, Symbol, pi
 from sympy.core.expr import Expr
 
-from selbench.grading.symbols import ACCENTS, DEPTH, FACTORIAL, FUNCTIONS, GREEK, INVERSE, PAIRS, SEVERAL, TOKEN, Unreadable, power
+from selbench.grading import symbols
+from selbench.grading.library import by_library
+from selbench.grading.symbols import Unreadable, power, root
 
 __all__ = ["formula"]
 
-_HANDED_ON = re.compile(r"\\(?:int|sum|prod|lim)(?![a-z])")
+_HANDED_ON = re.compile(r"\\(?:int|sum|prod|lim)(?![a-z])|\\frac\s*\{\s*d\s*\}\s*\{\s*d")
+_PROPER = re.compile(r"\s*\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))|\s+(\d+)\s*/\s*(\d+)(?![\d.])")
 
 
 def formula(text: str, sign: int = 1) -> Expr:
     """The text as a sympy expression; ± is `sign`, ∓ is minus it. Raises Unreadable."""
     if _HANDED_ON.search(text):
-        return _by_library(text)
+        return by_library(text)
     parser = _Parser(text, sign)
     value = parser.sum()
     if parser.kind is not None:
@@ -35,25 +38,12 @@ def formula(text: str, sign: int = 1) -> Expr:
     return value
 
 
-def _by_library(text: str) -> Expr:
-    from latex2sympy2_extended.latex2sympy2 import latex2sympy
-
-    try:
-        found = latex2sympy(text)
-        value = found.doit()
-    except Exception as error:  # the library raises bare Exceptions on what it cannot read
-        raise Unreadable(f"{text!r}: {error}") from error
-    if not isinstance(value, Expr) or value.has(sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit):
-        raise Unreadable(f"{text!r} has no closed form here")
-    named = {symbol: Symbol(symbol.name, real=True) for symbol in value.free_symbols}
-    return sympy.nsimplify(value.xreplace(named), rational=True)
-
-
 class _Parser:
     """Tokens of one text and a place among them; each method reads one level of the grammar."""
 
     def __init__(self, text: str, sign: int) -> None:
-        self.tokens = [(match.lastgroup or "", match[match.lastgroup or 0], match) for match in TOKEN.finditer(text)]
+        self.text = text
+        self.tokens = [(match.lastgroup or "", match[match.lastgroup or 0], match) for match in symbols.TOKEN.finditer(text)]
         self.place, self.depth, self.bars, self.plus_minus = 0, 0, 0, sign
 
     @property
@@ -83,11 +73,11 @@ class _Parser:
 
     def sum(self) -> Expr:
         self.depth += 1
-        if self.depth > DEPTH:
+        if self.depth > symbols.DEPTH:
             raise Unreadable("nested too deeply")
         total = self.product()
         while self.now and self.now in "+-±∓":
-            sign = {"+": 1, "-": -1, "±": self.plus_minus, "∓": -self.plus_minus}[self.next()]
+            sign = self.sign()
             total = total + sign * self.product()
         self.depth -= 1
         return total
@@ -106,6 +96,9 @@ class _Parser:
             else:
                 return value
 
+    def sign(self) -> int:
+        return {"+": 1, "-": -1, "±": self.plus_minus, "∓": -self.plus_minus}[self.next()]
+
     def nonzero(self, value: Expr) -> Expr:
         if value.is_zero:
             raise Unreadable("division by zero")
@@ -114,7 +107,7 @@ class _Parser:
     def signed(self) -> Expr:
         minus = 1
         while self.now and self.now in "+-±∓":
-            minus *= {"+": 1, "-": -1, "±": self.plus_minus, "∓": -self.plus_minus}[self.next()]
+            minus *= self.sign()
         value = self.raised()
         return value if minus == 1 else -value
 
@@ -145,20 +138,19 @@ class _Parser:
 
     def exponent(self) -> Expr:
         if self.now and self.now in "+-":
-            sign = 1 if self.next() == "+" else -1
-            return sign * self.exponent()
+            return self.sign() * self.exponent()
         value = self.atom()
         return power(value, self.exponent()) if self.accept("^") else value
 
     def factorial(self, value: Expr) -> Expr:
         double = self.accept("!")
-        if value.is_Rational and (not value.is_Integer or not 0 <= value <= FACTORIAL):
+        if value.is_Rational and (not value.is_Integer or not 0 <= value <= symbols.FACTORIAL):
             raise Unreadable("a factorial that is not computed")
         return sympy.factorial2(value) if double else sympy.factorial(value)
 
     def group(self, opening: str) -> Expr:
         value = self.sum()
-        self.expect(PAIRS[opening])
+        self.expect(symbols.PAIRS[opening])
         return value
 
     def argument(self) -> Expr:
@@ -173,23 +165,23 @@ class _Parser:
 
     def atom(self) -> Expr:
         self.depth += 1
-        if self.depth > DEPTH:
+        if self.depth > symbols.DEPTH:
             raise Unreadable("nested too deeply")
         kind, token = self.kind, self.next()
         if kind == "number":
             value = self.number(token)
         elif kind in ("command", "name"):
             value = self.command(token.lstrip("\\"))
-        elif token in PAIRS:
+        elif token in symbols.PAIRS:
             value = self.group(token)
-            value = sympy.floor(value) if token == "⌊" else sympy.ceiling(value) if token == "⌈" else value
+            value = {"⌊": sympy.floor, "⌈": sympy.ceiling}.get(token, lambda same: same)(value)
         elif token == "|":
             self.bars += 1
             value = abs(self.sum())
             self.expect("|")
             self.bars -= 1
         elif token == "√":
-            value = sympy.sqrt(self.argument())
+            value = sympy.sqrt(self.atom())
         elif token == "∞":
             value = sympy.oo
         elif token.isalpha() and len(token) == 1 and token not in "ℝ∅":
@@ -216,39 +208,27 @@ class _Parser:
         value = Rational(Fraction("0" + token + ("0" if token.endswith(".") else "")))
         before = self.tokens[self.place - 2][1] if self.place > 1 else ""
         if "." not in token and before not in ("^", "_"):
-            start = self.place
             part = self.proper_fraction()
-            if part is not None:
-                return value + part
-            self.place = start
+            return value if part is None else value + part
         return value
 
     def proper_fraction(self) -> Expr | None:
         """The fraction of a mixed number, if one follows: \\frac{1}{2} or, after a space, 1/2."""
-        ahead = [token for _, token, _ in self.tokens[self.place : self.place + 7]]
-        if ahead[:1] == ["\\frac"]:
-            match = re.match(r"\\frac\{?(\d+)\}?\{?(\d+)\}?", "".join(ahead))
-            shape = re.sub(r"\d+", "n", "".join(ahead))
-            if shape.startswith("\\fracn") and match and ahead[1].isdigit() and len(ahead[1]) == 2:
-                above, below, used = int(ahead[1][0]), int(ahead[1][1]), 2
-            elif shape.startswith("\\frac{n}{n}") and match:
-                above, below, used = int(match[1]), int(match[2]), 7
-            else:
-                return None
-        elif len(ahead) >= 3 and ahead[0].isdigit() and ahead[1] == "/" and ahead[2].isdigit():
-            above, below, used = int(ahead[0]), int(ahead[2]), 3
-        else:
+        match = _PROPER.match(self.text, self.tokens[self.place - 1][2].end())
+        if match is None:
             return None
-        if not 0 < above < below:
+        ends = [place for place, (_, _, token) in enumerate(self.tokens) if token.end() == match.end()]
+        above, below = (int(digits) for digits in match.groups() if digits)
+        if not ends or not 0 < above < below:
             return None
-        self.place += used
+        self.place = ends[0] + 1
         return Rational(above, below)
 
     def in_base(self, token: str) -> Expr:
         self.next()
         inner = self.accept("{")
         word = self.next().strip('"').strip()
-        base = {"two": "2", "three": "3", "eight": "8", "ten": "10", "sixteen": "16"}.get(word, word)
+        base = str(symbols.DIGIT_WORDS.index(word)) if word in symbols.DIGIT_WORDS else word
         if inner:
             self.expect("}")
         if not base.isdigit() or not 2 <= int(base) <= 36:
@@ -284,11 +264,13 @@ class _Parser:
         return Symbol(name, real=True)
 
     def arguments(self) -> list[Expr]:
-        self.expect("(")
+        opening = self.next()
+        if opening not in ("(", "{", "⦃"):
+            raise Unreadable("arguments expected")
         found = [self.sum()]
         while self.accept(","):
             found.append(self.sum())
-        self.expect(")")
+        self.expect(symbols.PAIRS[opening])
         return found
 
     def command(self, name: str) -> Expr:
@@ -297,34 +279,47 @@ class _Parser:
             return above / self.nonzero(self.argument())
         if name == "sqrt":
             index = self.group("[") if self.accept("[") else Integer(2)
-            value = self.group("(") if self.accept("(") else self.argument()
-            if value.is_Rational and value < 0 and index.is_Integer and index % 2:
-                return -power(-value, 1 / index)
-            return power(value, 1 / self.nonzero(index))
+            plain = self.tokens[self.place - 1][0] == "name"  # sqrt 18; of \sqrt 18 TeX takes the first digit
+            value = self.atom() if plain or self.now == "(" else self.argument()
+            return root(value, self.nonzero(index))
         if name == "binom":
             above, below = self.argument(), self.argument()
-            if above.is_Rational and abs(above) > FACTORIAL:
+            if above.is_Rational and abs(above) > symbols.FACTORIAL:
                 raise Unreadable("a binomial coefficient too large to compute")
             return sympy.binomial(above, below)
         if name == "pi":
             return pi
         if name in ("infty", "infinity"):
             return sympy.oo
-        if name in SEVERAL:
-            return SEVERAL[name](*self.arguments())
-        if name in FUNCTIONS:
+        if name in symbols.SEVERAL:
+            return symbols.SEVERAL[name](*self.arguments())
+        if name in symbols.FUNCTIONS:
             return self.function(name)
-        if name in ACCENTS:
+        if name in symbols.ACCENTS:
             self.expect("{")
             start = self.place
+            if name in ("overline", "bar") and (conjugate := self.conjugate()) is not None:
+                return conjugate
             while self.kind in ("sign", "number", "command") and self.now not in ("{", "}"):
                 self.place += 1
             inner = "".join(token for _, token, _ in self.tokens[start : self.place])
             self.expect("}")
             return self.symbol(f"{name} {inner}")
-        if name in GREEK:
+        if name in symbols.GREEK:
             return self.symbol(name)
         raise Unreadable(f"\\{name} is not known")
+
+    def conjugate(self) -> Expr | None:
+        """The conjugate of a complex number under a bar; of a name the bar is part."""
+        start = self.place
+        try:
+            value = self.group("{")
+        except Unreadable:
+            value = Integer(0)
+        if value.is_number and value.has(I):
+            return sympy.conjugate(value)
+        self.place = start
+        return None
 
     def function(self, name: str) -> Expr:
         """A function with its optional base and power, and its argument: a group, else the factors up to a sign or a function."""
@@ -335,18 +330,16 @@ class _Parser:
                 base = self.argument()
             else:
                 exponent = self.exponent()
-        if exponent == -1 and name in INVERSE:
-            name, exponent = INVERSE[name], Integer(1)
+        if exponent == -1 and name in symbols.INVERSE:
+            name, exponent = symbols.INVERSE[name], Integer(1)
         if self.now in ("(", "[", "{"):
             value = self.group(self.next())
         else:
             value = self.signed()
-            while self.starts_factor() and self.now.lstrip("\\") not in FUNCTIONS:
+            while self.starts_factor() and self.now.lstrip("\\") not in symbols.FUNCTIONS:
                 value = value * self.raised()
         if name in ("log", "lg"):
             found = sympy.log(value) / sympy.log(self.nonzero(base if base is not None else Integer(10)))
-        elif name in FUNCTIONS:
-            found = FUNCTIONS[name](value)
         else:
-            found = getattr(sympy, name)(value)
+            found = symbols.FUNCTIONS[name](value)
         return power(found, exponent)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any
 
 import sympy
@@ -13,9 +14,9 @@ from sympy.core.expr import Expr
 
 from selbench.grading.kinds import Choice, Matrix, Ratio, Reading, Region, Relation, Scalar, Several, Words
 from selbench.grading.latex import formula
-from selbench.grading.symbols import Unreadable
+from selbench.grading.symbols import DIGIT_WORDS, FUNCTIONS, SEVERAL, Unreadable
 from selbench.grading.tidy import CLOSING, OPENING, closing, squash, unwrapped
-from selbench.grading.units import split_unit
+from selbench.grading.units import Unit, split_unit
 
 __all__ = ["as_region", "read"]
 
@@ -25,28 +26,26 @@ _MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|array|smallmatrix)\}(?:\{[^{}]*\
 _NAME = re.compile(  # what stands before = and only names what follows: x, AB, a_1, f'(x), |AB|, (x,y), f^-1(x)
     r"\\?[A-Za-z]+(?:_?[A-Za-z0-9]+)?'*(?:\([A-Za-z0-9,]*\))?|\|[A-Za-z]+\||[A-Za-z]\^-1\([a-z]\)|\([a-z](?:,[a-z])+\)|[A-Za-z]+°"
 )
-_WORD = re.compile(r"[A-Za-z]{3,}")
-_MATH_WORDS = frozenset(
-    re.findall(
-        r"\w+", ("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log exp sqrt frac max min gcd lcm infty mod abs xyz abc")
-    )
-)
-_DIGIT_WORDS = re.findall(r"\w+", "zero one two three four five six seven eight nine ten eleven twelve")
+LARGEST_DETERMINANT = 6  # rows
+_MATH_WORDS = {*FUNCTIONS, *SEVERAL, "sqrt", "frac", "infty", "infinity", "mod", "xyz", "abc"}
 _SYNONYMS = {
     "no solution": "∅", "no solutions": "∅", "empty set": "∅", "no real solution": "∅", "no real solutions": "∅", "none": "∅",
     "all real numbers": "ℝ", "all reals": "ℝ", "real numbers": "ℝ", "all real": "ℝ", "infinity": "∞", "positive infinity": "∞",
     "negative infinity": "-∞", "dne": "does not exist",
-    **{word: str(n) for n, word in enumerate(_DIGIT_WORDS)},
+    **{word: str(n) for n, word in enumerate(DIGIT_WORDS)},
 }  # fmt: skip
+_COMPOUND = re.compile(r'(\d+(?:\.\d+)?\s*(?:"[^"]*"|[A-Za-z]+))\s*(?<!\d)(\d+(?:\.\d+)?\s*(?:"[^"]*"|[A-Za-z]+))')  # 5 feet 6 inches
 _SOLVED = {"<": sympy.Lt, "≤": sympy.Le, "≠": sympy.Ne}
 
 
 def split_top(text: str, pattern: str) -> tuple[list[str], list[str]]:
     """Parts and separators where `pattern` matches outside all brackets and quotes."""
+    compiled, place = re.compile(pattern), 0
+    if compiled.search(text) is None:
+        return [text.strip()], []
     depth, quoted, last = 0, False, 0
     parts: list[str] = []
     found: list[str] = []
-    compiled, place = re.compile(pattern), 0
     while place < len(text):
         sign = text[place]
         quoted ^= sign == '"'
@@ -66,9 +65,11 @@ def read(text: str, *, join: bool = True, units: frozenset[str] = frozenset()) -
     text = unwrapped(text)
     if not text:
         raise Unreadable("empty")
+    if choice := re.fullmatch(r'"?(?:option|choice)\s+\(?([A-Z])\)?"?', text, re.IGNORECASE):
+        return Choice(choice[1].upper())
     if choice := re.fullmatch(r'"?\(?\s*"?([A-Za-z])"?\s*(?:\)"?[.:]?|[.:)]|")', text):
         return Choice(choice[1].upper())
-    if choice := re.match(r'"?(?:\(([A-Z])\)|([A-Z])[.:)])"?[.:]?\s+(?=\S)', text):
+    if choice := re.match(r'"?(?:\(([A-Z])\)|([A-Z])[.:)])"?[.:]?\s+(?!and\b|or\b)(?=\S)', text):
         return Choice(choice[1] or choice[2], read(text[choice.end() :].strip('" ') or text, join=join, units=units))
     if _wordy(text):
         words = squash(text)
@@ -79,7 +80,7 @@ def read(text: str, *, join: bool = True, units: frozenset[str] = frozenset()) -
             return Words(text)
     if join:
         text = _joined(text)
-    for reader in (_congruence, _regions, _listed, _related, _bracketed):
+    for reader in (_compound, _congruence, _regions, _listed, _related, _bracketed):
         found = reader(text, join, units)
         if found is not None:
             return found
@@ -99,7 +100,7 @@ def _joined(text: str) -> str:
 
 def _wordy(text: str) -> bool:
     bare = re.sub(r'"[^"]*"', "", text)
-    if re.fullmatch(r'\d{1,2}:\d\d\s*"?\s*[AaPp]\.?\s*[Mm]\.?\s*"?', text):
+    if re.fullmatch(r'\d{1,2}:(?:0\d|\d\d\s*"?\s*[AaPp]\.?\s*[Mm]\.?\s*"?)', text):
         return True
     if '"' in text and not re.search(r"[A-Za-z0-9\\=<>]", bare):
         return re.search(r"[A-Za-z]", text) is not None
@@ -112,6 +113,18 @@ def _wordy(text: str) -> bool:
     if letters.lower() in ("no", "not", "on", "up", "an") or (letters == "a" and re.match(r" [a-z]{3,}", bare[first.end(1) :])):
         return True
     return len(letters) >= 3 and letters not in _MATH_WORDS and not re.match(r"(?:sqrt|pi|infinity|sin|cos|tan|log|ln)(?![a-z])", letters)
+
+
+def _compound(text: str, join: bool, units: frozenset[str]) -> Reading | None:
+    """5 feet 6 inches, 2 hours and 15 minutes: of two units of one kind, the larger first."""
+    match = _COMPOUND.fullmatch(re.sub(r"\s*\band\b\s*", " ", text))
+    if match is None:
+        return None
+    (value, unit), (more, smaller) = (split_unit(part, units) for part in match.groups())
+    if unit is None or smaller is None or unit.dimension != smaller.dimension or unit.factor <= smaller.factor:
+        return None
+    total = Fraction(value) * unit.factor + Fraction(more) * smaller.factor
+    return Scalar(sympy.Rational(total.numerator, total.denominator), Unit(unit.dimension, Fraction(1)))
 
 
 def _congruence(text: str, join: bool, units: frozenset[str]) -> Reading | None:
@@ -231,8 +244,8 @@ def _bracketed(text: str, join: bool, units: frozenset[str]) -> Reading | None:
         rows = [[_matrix_entry(cell) for cell in row.split("&")] for row in match[2].split("¶") if row.strip()]
         if not rows or len({len(row) for row in rows}) != 1:
             raise Unreadable("a matrix of uneven rows")
-        return Matrix(tuple(map(tuple, rows)), determinant=match[1] in ("vmatrix", "Vmatrix"))
-    if matrix := re.fullmatch(r"[(\[]\s*(\\begin\{matrix\}.*\\end\{matrix\})\s*[)\]]", text):
+        return _determinant(rows) if match[1] in ("vmatrix", "Vmatrix") else Matrix(tuple(map(tuple, rows)))
+    if matrix := re.fullmatch(r"[(\[]\s*(\\begin\{([pb]?matrix|array)\}(?:(?!\\begin).)*\\end\{\2\})\s*[)\]]", text):
         return _bracketed(matrix[1], join, units)
     if matrix := re.fullmatch(r"([^&¶]*?)(\\begin\{[pb]?matrix\}.*)", text):
         scaled = _bracketed(matrix[2], join, units)
@@ -255,6 +268,12 @@ def _bracketed(text: str, join: bool, units: frozenset[str]) -> Reading | None:
 
 def _matrix_entry(text: str) -> Expr:
     return formula(text.strip())
+
+
+def _determinant(rows: list[list[Expr]]) -> Scalar:
+    if len(rows) != len(rows[0]) or len(rows) > LARGEST_DETERMINANT:
+        raise Unreadable("a determinant of rows that make no square, or of too many")
+    return Scalar(sympy.Matrix(rows).det())
 
 
 def _scalar(text: str, units: frozenset[str]) -> Reading:

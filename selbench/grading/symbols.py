@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import sympy
 from sympy import Integer
 from sympy.core.expr import Expr
 
-__all__ = ["ACCENTS", "DEPTH", "FACTORIAL", "FUNCTIONS", "GREEK", "INVERSE", "PAIRS", "SEVERAL", "TOKEN", "Unreadable", "power"]
+__all__ = [
+    "ACCENTS",
+    "DEPTH",
+    "DIGIT_WORDS",
+    "FACTORIAL",
+    "FUNCTIONS",
+    "GREEK",
+    "INVERSE",
+    "PAIRS",
+    "SEVERAL",
+    "TOKEN",
+    "Unreadable",
+    "power",
+    "root",
+]
 
 DEPTH = 60  # of nested brackets and arguments
-BITS = 2_000_000  # of a power of rational numbers; 2^1000000 is still computed
+BITS = 4_000_000  # of a power of rational numbers; 10^1000000 is still computed
 FACTORIAL = 5000  # largest argument of a factorial that is computed
 EXPONENT = 10_000  # largest power of an expression with variables
 
@@ -24,22 +39,21 @@ GREEK = frozenset(
         ),
     )
 )
-ACCENTS = frozenset(
-    re.findall(r"\w+", "bar hat vec tilde overline overrightarrow widehat mathbf mathcal mathbb mathfrak boldsymbol underline dot")
-)
-FUNCTIONS = {
-    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
-    "sinh": sympy.sinh, "cosh": sympy.cosh, "tanh": sympy.tanh, "coth": sympy.coth, "arcsin": sympy.asin, "arccos": sympy.acos,
-    "arctan": sympy.atan, "arccot": sympy.acot, "arcsec": sympy.asec, "arccsc": sympy.acsc, "asin": sympy.asin, "acos": sympy.acos,
-    "atan": sympy.atan, "ln": sympy.log, "exp": sympy.exp, "log": None, "lg": None, "sgn": sympy.sign, "abs": sympy.Abs,
+ACCENTS = frozenset(re.findall(r"\w+", "bar hat vec tilde overline overrightarrow widehat mathbf mathcal mathbb mathfrak dot"))
+_INVERTIBLE = re.findall(r"\w+", "sin cos tan cot sec csc sinh cosh tanh coth")
+INVERSE = {name: f"a{name}" for name in _INVERTIBLE}
+FUNCTIONS: dict[str, Any] = {
+    **{name: getattr(sympy, name) for name in _INVERTIBLE},
+    **{prefix + name: getattr(sympy, f"a{name}") for name in _INVERTIBLE for prefix in ("a", "ar", "arc")},
+    "ln": sympy.log, "exp": sympy.exp, "log": None, "lg": None, "sgn": sympy.sign, "abs": sympy.Abs, "floor": sympy.floor,
+    "ceil": sympy.ceiling, "cbrt": lambda value: root(value, Integer(3)), "cis": lambda angle: sympy.exp(sympy.I * angle),
 }  # fmt: skip
-INVERSE = {"sin": "asin", "cos": "acos", "tan": "atan", "cot": "acot", "sec": "asec", "csc": "acsc",
-            "sinh": "asinh", "cosh": "acosh", "tanh": "atanh", "coth": "acoth"}  # fmt: skip
 SEVERAL = {"gcd": sympy.gcd, "lcm": sympy.lcm, "max": sympy.Max, "min": sympy.Min}
-PAIRS = {"(": ")", "[": "]", "{": "}", "⌊": "⌋", "⌈": "⌉"}
+PAIRS = {"(": ")", "[": "]", "{": "}", "⦃": "⦄", "⌊": "⌋", "⌈": "⌉"}
+DIGIT_WORDS = re.findall(r"\w+", "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen")
 _NAMES = "|".join(sorted([*FUNCTIONS, *SEVERAL, "sqrt", "pi", "infinity", "infty"], key=len, reverse=True))
 TOKEN = re.compile(
-    rf"\s*(?:(?P<number>\d+\.?\d*|\.\d+|\.(?=\s*\\overline))|(?P<command>\\[A-Za-z]+)|(?P<name>{_NAMES})|(?P<text>\"[^\"]*\")|(?P<sign>[^\s]))"
+    rf"\s*(?:(?P<number>[\dA-F]+(?=_\{{?1[1-6])|\d+\.?\d*|\.\d+|\.(?=\s*\\overline))|(?P<command>\\[A-Za-z]+)|(?P<name>{_NAMES})|(?P<text>\"[^\"]*\")|(?P<sign>[^\s]))"
 )
 
 
@@ -57,3 +71,10 @@ def power(base: Expr, exponent: Expr) -> Expr:
     elif not base.is_number and bool(sympy.N(size, 5) > EXPONENT):
         raise Unreadable("a power too large to compare")
     return sympy.Pow(base, exponent)
+
+
+def root(value: Expr, index: Expr) -> Expr:
+    """The real root where there is one: that of a negative number of odd index too."""
+    if value.is_number and value.is_negative and index.is_Integer and index % 2:
+        return -power(-value, 1 / index)
+    return power(value, 1 / index)

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
-__all__ = ["CLOSING", "OPENING", "closing", "squash", "tidy", "unwrapped"]
+from selbench.grading.symbols import FUNCTIONS, SEVERAL
+
+__all__ = ["CLOSING", "OPENING", "closing", "scientific", "squash", "tidy", "unwrapped"]
 
 _CHARACTERS = str.maketrans({
-    "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "∕": "/", "⁄": "/", "≤": "≤", "⩽": "≤", "⩾": "≥",
-    "π": r"\pi ", "∅": "∅", "（": "(", "）": ")", "，": ",", "：": ":", "；": ";", "’": "'", "′": "'", "“": " ", "”": " ", '"': " ",
-    "％": "%", "º": "°", "²": "^2", "³": "^3", "⁴": "^4", "⁻": "^-", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
-    "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "φ": r"\phi ",
-    "\t": " ", "\n": " ", "\xa0": " ", "\u202f": " ", "\u2009": " ",
+    "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "∕": "/", "⁄": "/", "⩽": "≤", "⩾": "≥",
+    "’": "'", "′": "'", "“": " ", "”": " ", '"': " ",
+    "º": "°", "˚": "°", "∛": "cbrt ", "\t": " ", "\n": " ", "\xa0": " ", "\u202f": " ", "\u2009": " ",
 })  # fmt: skip
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_UNUSUAL = re.compile(r"(?P<raised>[⁰¹²³⁴-⁹⁺⁻ⁿ]+)|(?P<lowered>[₀-₉]+)|(?P<fraction>[¼-¾⅐-⅞])|(?P<greek>[Α-Ωα-ω])|[！-～𝐀-𝟿]")
 _COMMANDS = {
     r"cdot|times|ast|cdotp": "*", r"div": "/", r"leqslant|leqq|leq|le": "≤", r"geqslant|geqq|geq|ge": "≥", r"lt": "<", r"gt": ">",
     r"neq|ne": "≠", r"pm": "±", r"mp": "∓", r"cup": "∪", r"cap": "∩", r"setminus|backslash": "∖", r"in": "∈", r"infty": "∞",
     r"emptyset|varnothing": "∅", r"langle": "⟨", r"rangle": "⟩", r"lfloor": "⌊", r"rfloor": "⌋", r"lceil": "⌈", r"rceil": "⌉",
     r"lvert|rvert|vert|mid": "|", r"degree": "°", r"equiv": "≡", r"lbrace": "⦃", r"rbrace": "⦄", r"lbrack": "[", r"rbrack": "]",
-    r"land|wedge": " and ", r"lor|vee": " or ", r"colon": ":", r"R|reals": "ℝ", r"prime": "'", r"ldots|dots|cdots": "…", r"lg": r"\\log ",
+    r"land|wedge": " and ", r"lor|vee": " or ", r"colon": ":", r"R|reals": "ℝ", r"prime": "'", r"ldots|dots|cdots": "…", r"lg": r"\log ",
+    r"approx": "≈",
     r"displaystyle|textstyle|limits|nolimits|left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|rm|bf|it|quad|qquad"
-    r"|space|hspace\{[^{}]*\}|thinspace|enspace|phantom\{[^{}]*\}|mathstrut|strut|nonumber|dfrac(?=X)": " ",
+    r"|tiny|small|normalsize|large|Large|LARGE|huge|Huge|scriptstyle"
+    r"|space|thinspace|enspace|mathstrut|strut|nonumber": " ",
 }  # fmt: skip
-_COMMAND = [(re.compile(rf"\\(?:{names})(?![A-Za-z])"), sign) for names, sign in _COMMANDS.items()]
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|mathrm|mathit|mathsf|operatorname\*?|emph)\s*\{([^{}]*)\}")
-_WRAPPER = re.compile(r"\\(?:boxed|fbox|boldsymbol|bm|pmb|mathbf(?!\s*\{\s*[ijk]\s*\})(?!\s*\{?\s*R\b))\s*\{")
+_COMMAND = {name: sign for names, sign in _COMMANDS.items() for name in names.split("|")}
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|mathrm|mathit|mathsf|operatorname\*?|emph)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
+)
+_LETTERS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|&|\band\b|\bor\b)\s*\(?[A-Z]\)?)+")
+_WHOLE = re.compile(r"\s*[,;(]?\s*(?:\"[^\"]*\"\s*)?\b[a-z]\s*∈\s*(?:\\mathbb\s*\{?\s*[ZN]\s*\}?|[ℤℕ])\s*\)?$")
+_WRAPPER = re.compile(
+    r"\\(?:boxed|fbox|underline|(?:text)?color\s*\{\w*\}|ensuremath|boldsymbol|bm|pmb|mathbf(?!\s*\{\s*[ijk]\s*\})(?!\s*\{?\s*R\b))\s*\{"
+)
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\\[,;: ]|~|\\!|,\\!\s*|\{,\}|\s)\d{3})+(?![\d,])")
 OPENING, CLOSING = "([{⦃⟨⌊⌈", ")]}⦄⟩⌋⌉"
 
@@ -32,6 +43,8 @@ OPENING, CLOSING = "([{⦃⟨⌊⌈", ")]}⦄⟩⌋⌉"
 def tidy(text: str) -> str:
     """One form for LaTeX, plain typing and Unicode: see the tables above. Text goes into double quotes, money is ¤."""
     text = text.translate(_CHARACTERS)
+    text = text if text.isascii() else _UNUSUAL.sub(_usual, text)
+    text = re.sub(r"^(\\text\{)?[^{}]*\banswer\s*(?:is|:|=)\s*:?", r"\1", text, flags=re.IGNORECASE)
     text = re.sub(r"\\\\(?:\[[^\]]*\])?|\\cr(?![a-z])|\\tabularnewline", " ¶ ", text)
     text = re.sub(r"\\?[dt]frac(?![a-z])|\\cfrac", r"\\frac", text)
     text = re.sub(r"\\[dt]binom", r"\\binom", text)
@@ -45,21 +58,25 @@ def tidy(text: str) -> str:
     text = re.sub(r"\\[}]", "⦄", text)
     text = re.sub(r"\\[|]", "|", text)
     text = re.sub(r"\\(?:left|right)\s*\.", " ", text)
-    text = re.sub(r"\\(?:le|ri|L|R)(?:ft|ght)(?![a-z])", " ", text)
-    for pattern, sign in _COMMAND:
-        text = pattern.sub(sign, text)
+    text = re.sub(r"\\(?:h?(?:space|phantom)|color)\s*\{[^{}]*\}", " ", text)
+    text = re.sub(r"\\([A-Za-z]+)", lambda match: _COMMAND.get(match[1], match[0]), text)
     text = re.sub(r"\\[,;:!() \[\]]|~", " ", text)
     text = re.sub(r"\\([%#&_])", r"\1", text)
     for _ in range(2):
         text = _TEXT.sub(_quoted, text)
+    text = re.sub(r"\\frac\s*\{\s*(\"[^\"]*\"[^{}]*)\}\s*\{\s*(\"[^\"]*\"[^{}]*)\}", r"\1/\2", text)
+    text = re.sub(r"\"([\dA-F]+)\"(?=\s*_\s*\{?\s*1[1-6])", r"\1", text)
     text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ|\{\s*°\s*\}|°)|\\circ", "°", text)
     text = re.sub(r"\^\s*\{?\s*\"(?:st|nd|rd|th)\"\s*\}?", "", text)
     text = re.sub(r"\*\*", "^", text)
-    text = re.sub(r"(?<![\w.])(\d+\.\d+)[eE]([-+]?\d+)(?!\w)|(?<![\w.])(\d+)[eE](\d+)(?![\w.])", _scientific, text)
-    text = re.sub(r"\{([^{}]*?)\\choose(?![a-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
-    for typed, sign in (("<=", "≤"), (">=", "≥"), ("!=", "≠"), ("==", "="), ("+-", "±")):
+    text = re.sub(r"(?<![\w.])(\d+\.\d+[eE][-+]?|\d+(?:e|E[-+]?))(\d+)(?!\w|\.\d)", scientific, text)
+    text = re.sub(r"(?<![A-Za-z\\])factorial(\([^()]*\))", r"\1!", text)
+    text = re.sub(r"(?<![A-Za-z\\])binom(?:ial)?\s*\(([^(),]*),([^(),]*)\)", r"\\binom{\1}{\2}", _infix(text))
+    for typed, sign in (("<=", "≤"), (">=", "≥"), ("!=", "≠"), ("==", "="), ("+/-", "±"), ("+-", "±")):
         text = text.replace(typed, sign)
-    text = re.sub(r"\((\d+)\)_", r"\1_", re.sub(r"\s+", " ", text)).strip()
+    text = re.sub(r"(?<![A-Za-z\\])(?:inf|oo)(?![A-Za-z])", "∞", text)
+    text = re.sub(r"(?<=[A-Za-z]) in (?=[\[({⦃ℝ])", "∈", text)
+    text = _WHOLE.sub("", re.sub(r"\((\d+)\)_", r"\1_", re.sub(r"\s+", " ", text)).strip())
     return unwrapped(re.sub(r"(?<!\.)[.,;]+$", "", text).strip())
 
 
@@ -67,11 +84,13 @@ def _quoted(match: re.Match[str]) -> str:
     inner = match[1].strip()
     if re.fullmatch(r"and|or|,", inner, re.IGNORECASE):
         return f" {inner.lower()} "
-    named = r"[eid]|sin|cos|tan|cot|sec|csc|log|ln|arcsin|arccos|arctan|gcd|lcm|max|min"
-    if re.fullmatch(named, inner) and not match[0].startswith("\\text"):
+    applied = not match[0].startswith("\\text") or match.string[match.end() :].lstrip().startswith(("(", "⦃"))
+    if applied and (inner in {"e", "i", "d"} or inner in FUNCTIONS or inner in SEVERAL):
         return inner if len(inner) == 1 else f"\\{inner} "
-    if re.fullmatch(r"[-+]?[\d.,/]+%?", inner):
+    if re.fullmatch(r"[-+]?[\d.,/]+%?", inner) or "\\" in inner or _LETTERS.fullmatch(inner):
         return f" {inner} "
+    if counted := re.fullmatch(r"([-+]?\d[\d.,]*)\s+([A-Za-z][A-Za-z ]*)", inner):  # 12 apples
+        return f' {counted[1]} "{counted[2]}" '
     return f'"{match[1]}"' if inner else " "
 
 
@@ -88,9 +107,38 @@ def _bared(text: str) -> str:
     return text
 
 
-def _scientific(match: re.Match[str]) -> str:
-    """1.5e-3 and 2e5; but 2e-3, with a whole number and a sign, is twice Euler's number less three."""
-    return f"({match[1] or match[3]}*10^{{{match[2] or match[4]}}})"
+def scientific(match: re.Match[str]) -> str:
+    """1.5e-3 and 2e5 as powers of ten; 2e-3, with a whole number and a sign, may be twice Euler's number less three: `judge` tries both."""
+    mantissa, sign = re.split("[eE]", match[1])
+    return f"({mantissa}*10^{{{sign}{match[2]}}})"
+
+
+def _usual(match: re.Match[str]) -> str:
+    """Raised and lowered digits, fractions in one character, Greek letters, full-width and styled letters, in LaTeX."""
+    text, kind = unicodedata.normalize("NFKC", match[0]), match.lastgroup
+    if kind in ("raised", "lowered"):
+        text = match[0].translate(_RAISED) if kind == "raised" else text
+        return ("^" if kind == "raised" else "_") + (text if len(text) == 1 else f"{{{text}}}")
+    if kind == "fraction":
+        return r"\frac{{{}}}{{{}}}".format(*text.split("⁄"))
+    if kind == "greek":
+        _, case, _, name = unicodedata.name(match[0]).replace("LAMDA", "LAMBDA").split(" ", 3)
+        return f"\\{name.lower() if case == 'SMALL' else name.capitalize()} "
+    return text
+
+
+def _infix(text: str) -> str:
+    r"""{a \over b} and {n \choose k} as commands with two arguments; without braces they reach as far as the text."""
+    while match := re.search(r"\\(over|choose)(?![a-z])", text):
+        begin, end, depth = match.start(), match.end(), 0
+        while begin > 0 and (depth := depth + (text[begin - 1] == "}") - (text[begin - 1] == "{")) >= 0:
+            begin -= 1
+        depth = 0
+        while end < len(text) and (depth := depth + (text[end] == "{") - (text[end] == "}")) >= 0:
+            end += 1
+        above, below = text[begin : match.start()], text[match.end() : end]
+        text = f"{text[:begin]}\\{'frac' if match[1] == 'over' else 'binom'}{{{above}}}{{{below}}}{text[end:]}"
+    return text
 
 
 def unwrapped(text: str) -> str:

@@ -17,13 +17,21 @@ class Unit:
     factor: Fraction
     words: frozenset[str] = frozenset()
 
+    @property
+    def letters(self) -> frozenset[str]:
+        """The single letters that stand for such units: those it was written with and those of its dimension."""
+        return frozenset(letter for word in self.words for letter in [word] if len(word) == 1) | frozenset(
+            letter for base, _ in self.dimension for letter in _LETTERS.get(base, "")
+        )
 
+
+_LETTERS = {"m": "m", "s": "sh", "g": "g", "l": "lL"}
 PERCENT = Unit((("%", 1),), Fraction(1))
 DEGREE = Unit((("°", 1),), Fraction(1))
 RADIAN = Unit((("rad", 1),), Fraction(1))
 
 _TABLE = {
-    "m": "meter metre m", "s": "second sec s", "g": "gram g", "money": "dollar usd buck ¤", "l": "liter litre l", "°": "degree deg",
+    "m": "meter metre m", "s": "second sec s", "g": "gram g", "money": "dollar usd buck ¤", "l": "liter litre l L", "°": "degree deg",
     "rad": "radian rad", "%": "percent percentage pct", "byte": "byte", "person": "person people", "unit": "unit", "inch": "inch in",
 }  # fmt: skip
 _FACTORS: dict[str, tuple[str, Fraction]] = {word: (base, Fraction(1)) for base, words in _TABLE.items() for word in words.split()}
@@ -32,14 +40,14 @@ for _base, _entries in {
     "inch": "foot 12 feet 12 ft 12 yard 36 yd 36 mile 63360 mi 63360 inche 1",
     "s": "minute 60 min 60 hour 3600 hr 3600 h 3600 day 86400 week 604800 ms 1/1000",
     "g": "kg 1000 kilogram 1000 mg 1/1000",
-    "l": "ml 1/1000 milliliter 1/1000 millilitre 1/1000",
+    "l": "ml 1/1000 mL 1/1000 milliliter 1/1000 millilitre 1/1000",
     "money": "cent 1/100 ¢ 1/100 penny 1/100 pennie 1/100",
 }.items():
     _words = _entries.split()
     _FACTORS.update({word: (_base, Fraction(size)) for word, size in zip(_words[::2], _words[1::2], strict=True)})
 _BARE = "|".join(sorted({f"{w}s?" for w in _FACTORS if len(w) > 1 and w.isalpha()} | {"mph", "sq", "inches"}, key=len, reverse=True))
 _WORD = rf'"[^"]*"|(?<![A-Za-z\\])(?:{_BARE})(?![A-Za-z])|(?<![A-Za-z\\])per(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{3,}}'
-_NO_UNITS = frozenset(re.findall(r"\w+", "sin cos tan cot sec csc log exp sqrt max min gcd lcm infinity infty and"))
+_NO_UNITS = frozenset(re.findall(r"\w+", "sin cos tan cot sec csc log exp sqrt max gcd lcm infinity infty and"))
 _NOISE = frozenset(re.findall(r"\w+", "of the a an about approximately exactly total all"))
 
 
