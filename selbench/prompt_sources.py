@@ -149,7 +149,7 @@ def _hub_rows(source: str, known: Known | None, wanted: Known | None, solutions:
 
     hub_id, revision, config, split = _parts(source)
     config = config or (known.config if known else None)
-    commit = revision or _commit(hub_id)
+    commit = revision or hub_revision(hub_id)
     try:
         data = load_dataset(hub_id, config, split=split or "train", revision=commit)
     except Exception as error:  # datasets, hub and network raise dozens of types
@@ -168,13 +168,6 @@ def _hub_rows(source: str, known: Known | None, wanted: Known | None, solutions:
     unused = [c for c in data.column_names if known and c not in (known.problem, known.answer, known.solution if solutions else None)]
     rows = ((f"{source}: row {number}", row) for number, row in enumerate(data.remove_columns(unused), 1))
     return rows, ":".join([hub_id, config or "default", split or "train"]), commit
-
-
-def _commit(hub_id: str) -> str | None:
-    try:
-        return hub_revision(hub_id)
-    except Exception:  # the hub's client lets its transport's own errors through; whether the rows can be had is seen next
-        return None
 
 
 def _prompt(row: object, where: str, known: Known | None, solutions: bool) -> tuple[Prompt, bool]:
