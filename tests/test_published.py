@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from selbench.bench.grading import markdown
+from selbench.eval_model import summary
 from selbench.leaderboard import FORMATS, collect, render
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("*/plan.json"))
+MODELS = ROOT / "results" / "models"
+
+
+def shown(name: str) -> list[str]:
+    """The lines of the README between the marks of that name."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return readme.split(f"<!-- {name} -->", 1)[1].split(f"<!-- /{name} -->", 1)[0].strip().splitlines()
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
@@ -21,17 +31,23 @@ def test_tables_are_regenerated_byte_for_byte(folder: Path, form: str) -> None:
 
 
 def test_the_readme_shows_the_published_leaderboard() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.split("<!-- leaderboard -->", 1)[1].split("<!-- /leaderboard -->", 1)[0].strip()
     published = (ROOT / "results" / "tiny" / "leaderboard.md").read_text(encoding="utf-8")
-    table = [line for line in published.split("Cost in seconds")[0].splitlines() if line.startswith("|")]
-    assert shown.splitlines() == table
+    assert shown("leaderboard") == [line for line in published.split("Cost in seconds")[0].splitlines() if line.startswith("|")]
+
+
+def test_the_models_table_is_that_of_its_records() -> None:
+    text = summary(MODELS)[1]
+    assert (MODELS / "eval.md").read_text(encoding="utf-8") == text
+    assert shown("models") == [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_the_readme_shows_the_measured_graders() -> None:
+    found = json.loads((ROOT / "results" / "bench" / "grading.json").read_text(encoding="utf-8"))
+    assert shown("grading") == markdown(found).splitlines()
 
 
 def test_published_records_come_from_clean_code() -> None:
-    import json
-
-    for folder in PUBLISHED:
+    for folder in (*PUBLISHED, MODELS):
         for path in folder.rglob("passport.json"):
             code = json.loads(path.read_text(encoding="utf-8"))["code"]
             assert code["commit"], path
