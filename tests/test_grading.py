@@ -263,10 +263,10 @@ def test_a_hang_delays_no_other_pair() -> None:
     items += [(boxed(rf"\sqrt{{{4 * n}}}"), rf"2\sqrt{{{n}}}") for n in range(1, 200)]
     done: list[float] = []
     began = time.perf_counter()
-    grades = grade_many(items, workers=2, timeout=6.0, progress=lambda *_: done.append(time.perf_counter() - began))
+    grades = grade_many(items, workers=2, timeout=15.0, progress=lambda *_: done.append(time.perf_counter() - began))
     assert grades[0].verdict == "timeout"
     assert all(g.verdict == "correct" for g in grades[1:])
-    assert done[-2] < 6.0 <= done[-1] < 16.0
+    assert done[-2] < 15.0 <= done[-1]  # the others, seconds of work in all, were through while it hung
 
 
 def test_memory_is_limited() -> None:
