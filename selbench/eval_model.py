@@ -83,7 +83,7 @@ def evaluate_model(
         raise ConfigError(*problems)
     if missing:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, disable=quiet, transient=True) as bars, _quiet_transformers():
+        with Progress(*columns, disable=quiet or not rich.get_console().is_terminal, transient=True) as bars, _quiet_transformers():
             loading = bars.add_task(f"loading {name or source}", total=None)
             engine, renderer = _engine(source, model, evaluation, device, folder, shared, name)
             bars.remove_task(loading)
