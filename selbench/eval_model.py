@@ -18,11 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from selbench.config import Evaluation, Model, digest, sentence
-from selbench.errors import ConfigError, UserError, nearest
+from selbench.errors import ConfigError, UserError
 from selbench.records import read_json, write_json, write_text
 from selbench.scores import score_folder
 from selbench.task import MIRROR, TASKS, Task
-from selbench.templates import TEMPLATES
 
 __all__ = ["evaluate_model", "settings_of", "summary"]
 
@@ -36,9 +35,6 @@ def settings_of(model: Mapping[str, Any], evaluation: Mapping[str, Any], tasks: 
             parts.append(kind.model_validate({key: value for key, value in given.items() if value is not None}))
         except ValidationError as error:
             problems += [f"eval: {_sentence(item)}" for item in error.errors()]
-    template = evaluation.get("template")
-    if template is not None and "{problem}" not in template and template not in TEMPLATES:
-        problems.append(f"unknown prompt {template!r}: {nearest(template, list(TEMPLATES))} (or a text with {{problem}} in it)")
     found: list[Task] = []
     for name in dict.fromkeys(tasks):
         try:
@@ -54,7 +50,8 @@ def _sentence(item: Any) -> str:
     """One of pydantic's complaints in the command line's words."""
     if not item["loc"]:  # about several settings at once: it names them itself
         return str(item["msg"]).removeprefix("Value error, ")
-    return sentence({**item, "loc": ["dtype"]} if str(item["loc"][-1]).endswith("_dtype") else item)
+    option = {"student_dtype": "dtype", "teacher_dtype": "dtype", "template": "prompt"}.get(str(item["loc"][-1]))
+    return sentence({**item, "loc": [option]} if option else item)
 
 
 def evaluate_model(

@@ -22,6 +22,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def known_template(value: str | None) -> str | None:
+    """A template as it was given. Raises ValueError for what is neither a name of templates.py nor a text with a place for the problem."""
+    if value is not None and "{problem}" not in value and value not in TEMPLATES:
+        raise ValueError(f"no template of that name; {nearest(value, TEMPLATES)} (or give a text with {{problem}})")
+    return value
+
+
 class Model(Frozen):
     """How both models are loaded and prompted."""
 
@@ -34,12 +41,7 @@ class Model(Frozen):
     student_revision: str | None = Field(default=None, description="commit, tag or branch on the hub")
     teacher_revision: str | None = Field(default=None, description="commit, tag or branch on the hub")
 
-    @field_validator("template")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if "{problem}" not in value and value not in TEMPLATES:
-            raise ValueError(f"no template of that name; {nearest(value, TEMPLATES)} (or give a text with {{problem}})")
-        return value
+    _known = field_validator("template")(known_template)
 
 
 class Training(Frozen):
@@ -90,6 +92,8 @@ class Evaluation(Frozen):
     stop: tuple[str, ...] = Field(default=(), description="a response ends before the first of these strings")
     batch: Count = Field(default=256, description="sequences generated together")
     grader_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
+
+    _known = field_validator("template")(known_template)
 
     @model_validator(mode="after")
     def _greedy_once(self) -> Evaluation:

@@ -230,7 +230,7 @@ def test_greedy_gives_one_sample(tmp_path: Path, command: Command) -> None:
         ([TINY, *SHORT, "--greedy", "-k", "4"], "samples = 4 at temperature 0 would be 4 times the same answer; use samples=1"),
         ([TINY, *SHORT, "--dtype", "float23"], "dtype = 'float23'"),
         ([TINY, *SHORT, "--tasks", "arithmetik"], "unknown task 'arithmetik': did you mean arithmetic"),
-        ([TINY, *SHORT, "--prompt", "boxd-qwen"], "unknown prompt 'boxd-qwen': did you mean boxed-qwen"),
+        ([TINY, *SHORT, "--prompt", "boxd-qwen"], "prompt = 'boxd-qwen': no template of that name; did you mean boxed-qwen"),
         ([TINY, "--tasks", ","], "name the tasks with --tasks"),
         (["./nowhere", *SHORT], "'./nowhere': no such folder"),
         ([TINY, *SHORT, "--thinking"], "does not know enable_thinking"),
