@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from selbench.errors import ConfigError, UserError
-from selbench.signals import Signals, StrategyError, Tensor, min_max, prefix_ema, quantile, rank
+from selbench.signals import Signals, StrategyError, Tensor, median, min_max, prefix_ema, quantile, rank
 from selbench.strategy import register_strategy
 from selbench.task import register_task
 
 __all__ = [
-    "ConfigError", "Signals", "StrategyError", "Tensor", "UserError", "__version__", "min_max", "prefix_ema", "quantile", "rank",
-    "register_strategy", "register_task",
+    "ConfigError", "Signals", "StrategyError", "Tensor", "UserError", "__version__", "median", "min_max", "prefix_ema", "quantile",
+    "rank", "register_strategy", "register_task",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

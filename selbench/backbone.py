@@ -25,7 +25,13 @@ class Backbone(nn.Module):
         super().__init__()
         self.model = model
         self.dropouts = dropouts(model)
-        self.recomputed = checkpointed_layers(model) if checkpointing else []
+        self.recomputed: list[nn.Module] = []
+        if checkpointing:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """From now on activations are recomputed."""
+        self.recomputed = self.recomputed or checkpointed_layers(self.model)
 
     def forward(self, **inputs: Any) -> Any:
         with dropping(self.dropouts), recomputing(self.recomputed):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import selbench.cli_bench  # noqa: F401  # adds its verbs to `bench`
 from selbench.cli_answers import Plugins, bench, check_overlap, device_at_hand, eval_, grade, plug, words
 from selbench.errors import ConfigError, UserError
 
@@ -70,11 +71,12 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan, its memory and its time, and stop.")] = False,
     gpu: Annotated[str | None, typer.Option(help="With --dry-run: plan for this GPU, as in h100 or rtx4090.")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Of each cell, as in 6GiB: fits how it is executed, not what comes out.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the leaderboard.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The leaderboard as JSON on standard output.")] = False,
 ) -> None:
     """Train every strategy on every pair and seed, evaluate, print the leaderboard. Finished cells are never run again."""
-    from selbench import devices, forecast, plan
+    from selbench import devices, execution, forecast, plan
     from selbench.config import load_protocol
     from selbench.models import pair_settings
 
@@ -100,12 +102,14 @@ def run(
     missing = plan.missing(everything, root)
     chosen = device or device_at_hand()
     target = planned or devices.at_hand(chosen)
-    outlook = forecast.forecast(protocol, cells, missing, target, checked.longest, checked.rows)
+    limit = execution.parse_size(memory_limit) if memory_limit else None
+    outlook = forecast.forecast(protocol, cells, missing, target, checked.longest, checked.rows, limit)
     workers = jobs or forecast.workers_for(max(one.peak.total for one in outlook), target)
     if dry_run:
         print(forecast.describe(protocol, cells, everything, missing, root, outlook, workers, target, checked))
         return
-    _execute(protocol, cells, missing, root, chosen, workers, executor, address, quiet or as_json, as_json)
+    allowances = {one.pair: execution.Allowance(one.execution, one.memory, limit) for one in outlook}
+    _execute(protocol, cells, missing, root, chosen, workers, executor, address, quiet or as_json, as_json, allowances)
 
 
 def _protocol_words(settings: list[str] | None, default: str) -> tuple[str, list[str]]:
@@ -118,7 +122,7 @@ def _protocol_words(settings: list[str] | None, default: str) -> tuple[str, list
 
 def _execute(
     protocol: Protocol, cells: list[Any], missing: list[Job], root: Path, device: str, workers: int, executor: str, address: str,
-    quiet: bool, as_json: bool,
+    quiet: bool, as_json: bool, allowances: dict[str, Any],
 ) -> None:  # fmt: skip
     from selbench import executors, leaderboard, sweep
     from selbench.progress import SweepProgress
@@ -129,11 +133,11 @@ def _execute(
     if missing:
         with SweepProgress(missing, root, workers, quiet=quiet) as progress:
             if executor == "ray":
-                failed = executors.run_ray(missing, root, device, address, progress.tick)
+                failed = executors.run_ray(missing, root, device, address, progress.tick, allowances)
             elif executor == "inline":
-                failed = executors.run_inline(missing, root, device, progress.tick)
+                failed = executors.run_inline(missing, root, device, progress.tick, allowances)
             else:
-                failed = executors.run_jobs(missing, root, device, workers, progress.tick)
+                failed = executors.run_jobs(missing, root, device, workers, progress.tick, allowances)
     board = leaderboard.collect(root)
     written = _write_reports(root, board)
     print(leaderboard.render(board, "json" if as_json else "markdown"))
@@ -159,7 +163,7 @@ def _write_reports(root: Path, board: Any) -> list[Path]:
     from selbench import leaderboard
     from selbench.report import figures
 
-    return [*leaderboard.write(board, root), *figures.learning_curves(root), *figures.quadrants(root)]
+    return [*leaderboard.write(board, root), *figures.learning_curves(root), *figures.quadrants(root), *figures.cost_bars(root)]
 
 
 def _report_problems(problems: list[str]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 from selbench.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["GPUS", "Device", "at_hand", "gpu"]
+__all__ = ["GPUS", "Device", "at_hand", "gpu", "roofline"]
 
 GIB = 2**30
 
@@ -61,11 +62,28 @@ def at_hand(kind: str) -> Device:
     if kind == "cpu":
         import psutil
 
-        rate = _matmul_rate(torch.float32, kind, 768)
-        return Device("cpu", int(psutil.virtual_memory().total), rate, rate, _copy_rate(kind, 2**24), "measured here")
+        low, full = _matmul_rate(torch.bfloat16, kind, 256), _matmul_rate(torch.float32, kind, 768)  # bf16: 1 GFLOP/s without AMX
+        return Device("cpu", int(psutil.virtual_memory().total), low, full, _copy_rate(kind, 2**24), "measured here")
     seen = torch.cuda.get_device_properties(torch.cuda.current_device())
     low, full = (_matmul_rate(dtype, kind, 4096) for dtype in (torch.bfloat16, torch.float32))
-    return Device(seen.name, int(seen.total_memory), low, full, _copy_rate(kind, 2**28), "measured here")
+    copied = _copy_rate(kind, 2**28)
+    torch.cuda.empty_cache()  # 2 GiB that a run on a full device would miss
+    return Device(seen.name, int(seen.total_memory), low, full, copied, "measured here")
+
+
+def roofline(kind: str, rate: Literal["bf16", "fp32"]) -> dict[str, Any]:
+    """What the machine at hand can do, for the record: FLOP/s of matrix products by precision, bytes/s of a copy (read and written).
+
+    Measured once per process, with its number of threads and beside whatever runs there. rate: the precision of the run, to
+    which its shares of the matmul rate refer.
+    """
+    found = _measured(kind)
+    return {"device": found.name, "bf16": found.bf16, "fp32": found.fp32, "copy_bytes_per_second": found.bandwidth, "rate": rate}
+
+
+@cache
+def _measured(kind: str) -> Device:
+    return at_hand(kind)
 
 
 def _matmul_rate(dtype: torch.dtype, kind: str, size: int) -> float:
@@ -86,10 +104,14 @@ def _seconds(action: Callable[[], object]) -> float:
     import torch
 
     wait: Callable[[], object] = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    rounds, runs = (3, 8) if torch.cuda.is_available() else (3, 1)
     action()
     wait()
-    began = time.perf_counter()
-    for _ in range(4):
-        action()
-    wait()
-    return (time.perf_counter() - began) / 4
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for _ in range(runs):
+            action()
+        wait()
+        found.append((time.perf_counter() - began) / runs)
+    return min(found)  # the others waited for clocks to rise, or for a neighbour

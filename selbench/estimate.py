@@ -9,9 +9,11 @@ host's pace, whichever is slower. Every response is taken to run to its limit, s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from selbench.devices import Device
+from selbench.execution import Execution
+from selbench.optimisers import MOMENT_BYTES
 
 __all__ = [
     "HOST_SECONDS",
@@ -22,6 +24,7 @@ __all__ = [
     "Work",
     "activation_bytes",
     "adapter_parameters",
+    "chunked_bytes",
     "forward_flops",
     "peak",
     "phases",
@@ -32,7 +35,12 @@ STREAM = 0.7  # share of the bandwidth that decoding and the optimiser reach
 HOST_SECONDS = {False: 4e-4, True: 7e-4}  # on a GPU?: per layer and decoded token of generate, whatever the batch: Python, launches
 USABLE = 0.92  # of a device's memory: the rest is lost to fragments and other processes
 RUNTIME = 600 * 10**6  # interpreter and libraries, or the CUDA context
-CHUNK_BYTES = 4 * 2**24  # one float32 logit buffer of a row chunk (losses.CHUNK_ELEMENTS)
+CHUNK_BYTES = {False: 2**29, True: 2**30}  # on a GPU?: both logit buffers of a row chunk, as in losses.py, which needs torch
+CHUNK_ROWS, BLOCK_ELEMENTS = 1024, 2**20
+# Temporaries (n, V) in float32 of the block that formulas run on: a piece of the chunk on a CPU, the whole of it on a GPU, where
+# fusing may need less. Measured as resident memory, one block of 256 rows, V = 32,768: 9.0 tensors with the chunk's two.
+BLOCK_TENSORS = 7
+LINK = 25e9  # bytes/s between host and GPU, pinned: PCIe 4 x16 in practice
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # Bytes that autograd saves per token and layer of a gated decoder (Qwen3, with query and key norms; Qwen2 and Llama save less):
@@ -97,6 +105,7 @@ class Work:
     teacher_dtype: str = "float32"
     autocast: bool = False
     filtered: bool = False  # top-p or top-k sampling sorts the vocabulary
+    optimiser: str = "adamw"
     lora_rank: int = 0  # 0: all weights are trained
     shared: bool = False  # the teacher is the student with its adapter off
     checkpointed: bool = False  # activations are computed again layer by layer in the backward pass
@@ -169,26 +178,45 @@ def activation_bytes(shape: Shape, sequences: int, length: int, dtype: str, *, a
     return int(layer * shape.num_hidden_layers)
 
 
-def phases(work: Work, student: Shape, teacher: Shape, device: Device) -> list[Phase]:
-    """The phases of one step in order, then the evaluation of the trained student and of the untrained teacher."""
+def rows_per_chunk(vocabulary: int, *, gpu: bool) -> int:
+    """Rows of a chunk where nothing else is said and memory is free: `losses.chunk_rows` without looking at this machine."""
+    return max(1, min(CHUNK_ROWS, CHUNK_BYTES[gpu] // (8 * vocabulary)))
+
+
+def chunked_bytes(rows: int, vocabulary: int, device: str = "cpu") -> int:
+    """What the chunked loss holds beyond its inputs and their gradients, whatever the number of tokens. device: "cpu" or a GPU."""
+    block = min(rows, max(1, BLOCK_ELEMENTS // vocabulary)) if device == "cpu" else rows
+    return 4 * vocabulary * (2 * rows + BLOCK_TENSORS * block)
+
+
+def phases(work: Work, student: Shape, teacher: Shape, device: Device, how: Execution | None = None) -> list[Phase]:
+    """The phases of one step in order, then the evaluation of the trained student and of the untrained teacher.
+
+    how: the execution; none takes what the work says.
+    """
+    how = how or Execution(work.micro_batch, gradient_checkpointing=work.checkpointed)
+    work = replace(work, micro_batch=how.micro_batch, checkpointed=how.gradient_checkpointing)
     own, other = BYTES[work.student_dtype], BYTES[work.teacher_dtype]
     adapter = adapter_parameters(student, work.lora_rank) if work.lora_rank else 0
     trained, width = (adapter, 4) if adapter else (student.parameters, own)
+    moments = MOMENT_BYTES[work.optimiser]
+    gpu, away = device.is_gpu, device.is_gpu and how.teacher == "offloaded" and not work.shared
+    whole, rest = (0 if work.shared else teacher.parameters * other), teacher.vocab_size * teacher.hidden_size * other
     held = {
         "runtime": RUNTIME,
         "student": student.parameters * own + adapter * 4,
-        "teacher": 0 if work.shared else teacher.parameters * other,
-        "gradients": trained * width,
-        "Adam": 2 * trained * width,
+        "teacher": rest if away else whole,  # elsewhere, all but its output head
+        "Adam": int(trained * (2 * width if moments is None else moments)),
     }
+    training = held | {"gradients": trained * width}
+    there = {"teacher": whole}
     after = {**held, "teacher": 0, "Adam": 0}
     alone = {"runtime": RUNTIME, "teacher": teacher.parameters * other}
     copy = {"bf16 copy": student.parameters * 2 if own == 4 and work.autocast else 0}
     kept = max(1.0, work.share * work.tokens)
-    rows = {
-        "hidden rows": int(work.tokens * teacher.hidden_size * other)
-        + (work.tokens * student.hidden_size * own if work.needs_student and not work.one_pass else 0)
-    }
+    group = min(work.micro_batch, work.responses) * work.response_tokens
+    kept_rows = group if how.teacher_rows == "recomputed" or (gpu and how.teacher_rows == "host") else work.tokens
+    rows = {"hidden rows": int(kept_rows * teacher.hidden_size * other) + group * student.hidden_size * own * (not work.one_pass)}
     saved = {
         "activations": activation_bytes(
             student, min(work.micro_batch, work.responses), work.sequence, work.student_dtype,
@@ -196,7 +224,7 @@ def phases(work: Work, student: Shape, teacher: Shape, device: Device) -> list[P
         )
     }  # fmt: skip
     early = saved if work.one_pass else {}
-    head = student.vocab_size * student.hidden_size * own
+    head = student.vocab_size * student.hidden_size * 4  # its gradient is added up in float32
     own_rate, other_rate = _rate(device, own), _rate(device, other)  # of the heads, which stand outside autocast
     all_tokens, context = work.responses * work.sequence, work.sequence / 2
     student_pass = forward_flops(student, all_tokens, context) / _rate(device, own, autocast=work.autocast)
@@ -204,9 +232,13 @@ def phases(work: Work, student: Shape, teacher: Shape, device: Device) -> list[P
     heads = work.needs_student * head_flops(student, work.tokens) / own_rate
     heads += work.needs_teacher * head_flops(teacher, work.tokens) / other_rate
     again = 0.0 if work.one_pass else student_pass
+    twice = 2 if how.teacher_rows == "recomputed" and work.needs_teacher else 1
+    moving = (whole - rest) / LINK if away else 0.0
     backward = (1 if adapter else 2) + (1 if work.checkpointed else 0)
     loss_heads = 3 * head_flops(student, kept) / own_rate + head_flops(teacher, kept) / other_rate
-    chunks = 12 * min(CHUNK_BYTES, 4 * work.tokens * student.vocab_size)
+    vocabulary = min(student.vocab_size, teacher.vocab_size)
+    chunk = how.rows_per_chunk or rows_per_chunk(vocabulary, gpu=gpu)
+    chunks = chunked_bytes(min(chunk, work.tokens), vocabulary, "cuda" if gpu else "cpu")
     scored = {"logits": chunks} if work.needs_student or work.needs_teacher else {}
     one_layer = saved["activations"] // (1 if work.checkpointed else student.num_hidden_layers)
     wave, limit, batch, answers = work.rollout_batch, work.evaluated_tokens, work.evaluation_batch, work.evaluated
@@ -214,12 +246,12 @@ def phases(work: Work, student: Shape, teacher: Shape, device: Device) -> list[P
     return [
         Phase("rollout", _decode_seconds(student, drawn, work.responses, wave, work.prompt_tokens, work.response_tokens, device),
               held | copy | _decode_memory(student, drawn, min(work.responses, wave), work, work.response_tokens)),
-        Phase("teacher", teacher_pass, held | rows | early | {"transient": _transient(teacher, work, other)}),
+        Phase("teacher", twice * teacher_pass + moving, held | there | rows | early | {"transient": _transient(teacher, work, other)}),
         Phase("score", student_pass * work.needs_student + heads,
-              held | copy | rows | early | scored | {"transient": _transient(student, work, own)}),
+              held | (there if work.needs_teacher else {}) | copy | rows | early | scored | {"transient": _transient(student, work, own)}),
         Phase("distil", again + backward * student_pass + loss_heads,
-              held | copy | rows | saved | {"logits": chunks + (0 if adapter else 2 * head), "transient": one_layer}),
-        Phase("optimiser", 9 * trained * width / (STREAM * device.bandwidth), held),
+              training | copy | rows | saved | {"logits": chunks + (0 if adapter else head), "transient": one_layer}),
+        Phase("optimiser", 9 * trained * width / (STREAM * device.bandwidth), training),
         Phase("evaluate", _decode_seconds(student, own, answers, batch, work.prompt_tokens, limit, device),
               after | _decode_memory(student, own, min(answers, batch), work, limit)),
         Phase("evaluate teacher", _decode_seconds(teacher, other, answers, batch, work.prompt_tokens, limit, device),
@@ -227,9 +259,9 @@ def phases(work: Work, student: Shape, teacher: Shape, device: Device) -> list[P
     ]  # fmt: skip
 
 
-def peak(work: Work, student: Shape, teacher: Shape, device: Device) -> int:
+def peak(work: Work, student: Shape, teacher: Shape, device: Device, how: Execution | None = None) -> int:
     """Bytes of the fullest phase."""
-    return max(phase.total for phase in phases(work, student, teacher, device))
+    return max(phase.total for phase in phases(work, student, teacher, device, how))
 
 
 def _rate(device: Device, width: int, *, autocast: bool = False) -> float:

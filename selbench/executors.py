@@ -8,16 +8,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from selbench.errors import UserError
+from selbench.execution import Allowance
 from selbench.provenance import usable_cores
 from selbench.records import write_json
 from selbench.registry import PLUGINS
 from selbench.sweep import Job, job_folder, work
+
+Allowances = Mapping[str, Allowance]
+NOTHING: Allowances = {}
 
 __all__ = ["run_inline", "run_jobs", "run_ray", "thread_environment"]
 
@@ -40,7 +44,7 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _process(job: Job, root: Path, device: str) -> None:
+def _process(job: Job, root: Path, device: str, allowance: Allowance | None) -> None:
     """A worker process: its output goes to log.txt in the job's folder."""
     folder = job_folder(job, root)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,14 +60,18 @@ def _process(job: Job, root: Path, device: str) -> None:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         _die_with_parent()
         try:
-            work(job, root, device)
+            work(job, root, device, allowance)
         except UserError as error:
             print(error, file=sys.stderr)
             sys.exit(2)
 
 
-def run_jobs(jobs: Sequence[Job], root: Path, device: str, workers: int, tick: Callable[[set[str]], None]) -> list[Job]:
+def run_jobs(
+    jobs: Sequence[Job], root: Path, device: str, workers: int, tick: Callable[[set[str]], None], allowances: Allowances = NOTHING
+) -> list[Job]:
     """Run jobs in up to `workers` processes at a time; returns those that failed. `tick(running folders)` is called often.
+
+    allowances: what the cells of a pair may take, by its name.
 
     Each job has a process of its own, so that a crash (or the kernel's memory killer) costs that job alone. Processes are
     forked from a server that has the heavy imports behind it.
@@ -79,7 +87,7 @@ def run_jobs(jobs: Sequence[Job], root: Path, device: str, workers: int, tick: C
         while waiting or running:
             while waiting and len(running) < workers:
                 job = waiting.pop(0)
-                process = context.Process(target=_process, args=(job, root, device))
+                process = context.Process(target=_process, args=(job, root, device, allowances.get(job.pair.name)))
                 process.start()
                 running[process.sentinel] = (process, job)
             for sentinel in wait(list(running), timeout=0.5):
@@ -96,13 +104,15 @@ def run_jobs(jobs: Sequence[Job], root: Path, device: str, workers: int, tick: C
     return failed
 
 
-def run_inline(jobs: Sequence[Job], root: Path, device: str, tick: Callable[[set[str]], None]) -> list[Job]:
+def run_inline(
+    jobs: Sequence[Job], root: Path, device: str, tick: Callable[[set[str]], None], allowances: Allowances = NOTHING
+) -> list[Job]:
     """Run jobs one after the other in this process (for debuggers and notebooks); returns those that failed."""
     failed: list[Job] = []
     for job in jobs:
         tick({job.folder})
         try:
-            work(job, root, device)
+            work(job, root, device, allowances.get(job.pair.name))
         except Exception as error:  # recorded by `work`; the other jobs go on
             failed.append(job)
             print(f"{job.folder}: {error}", file=sys.stderr)
@@ -117,14 +127,16 @@ def _note_crash(job: Job, root: Path, exitcode: int | None) -> None:
         write_json(path, {"error": f"the process ended with exit code {exitcode}", "traceback": ""})
 
 
-def _ray_job(job: Job, root: Path, device: str) -> None:
+def _ray_job(job: Job, root: Path, device: str, allowance: Allowance | None) -> None:
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    work(job, root, device)
+    work(job, root, device, allowance)
 
 
-def run_ray(jobs: Sequence[Job], root: Path, device: str, address: str, tick: Callable[[set[str]], None]) -> list[Job]:
+def run_ray(
+    jobs: Sequence[Job], root: Path, device: str, address: str, tick: Callable[[set[str]], None], allowances: Allowances = NOTHING
+) -> list[Job]:
     """Run jobs as tasks of a Ray cluster whose nodes share `root`; returns those that failed."""
     import ray
 
@@ -133,7 +145,7 @@ def run_ray(jobs: Sequence[Job], root: Path, device: str, address: str, tick: Ca
     task = ray.remote(_ray_job).options(
         num_cpus=1, num_gpus=1 if device == "cuda" else 0, max_retries=0, runtime_env={"env_vars": environment}
     )
-    pending = {task.remote(job, root.resolve(), device): job for job in jobs}
+    pending = {task.remote(job, root.resolve(), device, allowances.get(job.pair.name)): job for job in jobs}
     failed: list[Job] = []
     while pending:
         done, _ = ray.wait(list(pending), timeout=1.0)

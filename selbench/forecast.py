@@ -10,7 +10,8 @@ from typing import Any
 from selbench.config import DOCUMENTATION, Cell, Lora, PairEntry, Protocol
 from selbench.devices import GPUS, Device
 from selbench.errors import ConfigError
-from selbench.estimate import HOST_SECONDS, MFU, USABLE, Phase, Shape, Work, peak, phases
+from selbench.estimate import HOST_SECONDS, MFU, USABLE, Phase, Shape, Work, peak, phases, rows_per_chunk
+from selbench.execution import Execution, choose, words_of
 from selbench.fitting import nearest_fit
 from selbench.models import PAIRS, PairSpec
 from selbench.plan import Checked
@@ -21,7 +22,7 @@ from selbench.strategy import STRATEGIES
 from selbench.sweep import Job, pair_of
 from selbench.task import TASKS
 
-__all__ = ["Forecast", "describe", "forecast", "shapes_of", "work_of", "workers_for"]
+__all__ = ["Forecast", "describe", "execution_of", "forecast", "shapes_of", "work_of", "workers_for"]
 
 GIB = 2**30
 UNKNOWN_PROBLEMS = 500  # of a task whose rows cannot be had
@@ -32,12 +33,16 @@ EVALUATE, TEACHER_ALONE = "evaluate", "evaluate teacher"
 
 @dataclass(frozen=True)
 class Forecast:
-    """One pair's cells on one device: the phases of its costliest cell; seconds of training and of evaluation in all missing jobs."""
+    """One pair's cells on one device: the phases of its costliest cell; seconds of training and of evaluation in all missing jobs.
+
+    execution: chosen for a memory limit; None without one, when it is the protocol's.
+    """
 
     pair: str
     student: Shape
     teacher: Shape
     work: Work
+    execution: Execution | None
     phases: Sequence[Phase]
     training: float
     evaluation: float
@@ -45,6 +50,11 @@ class Forecast:
     @property
     def peak(self) -> Phase:
         return max(self.phases, key=lambda phase: phase.total)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes by phase."""
+        return {phase.name: phase.total for phase in self.phases}
 
 
 def shapes_of(spec: PairSpec) -> tuple[Shape, Shape]:
@@ -100,30 +110,49 @@ def work_of(protocol: Protocol, spec: PairSpec, cell: Cell, device: Device, long
         evaluation_batch=evaluation.batch, evaluated=sum(counts), evaluated_tokens=evaluation.max_tokens,
         student_dtype=protocol.model.student_dtype, teacher_dtype=protocol.model.teacher_dtype,
         autocast=training.precision == "bf16" or (training.precision == "auto" and device.is_gpu),
-        filtered=training.top_p < 1 or training.top_k > 0 or evaluation.top_p < 1 or evaluation.top_k > 0,
+        optimiser=training.optimiser, filtered=training.top_p < 1 or training.top_k > 0 or evaluation.top_p < 1 or evaluation.top_k > 0,
         lora_rank=lora.rank if lora else 0, shared=spec.adapter, checkpointed=training.gradient_checkpointing,
         needs_student=needs_student(needs), needs_teacher=needs_teacher(needs), share=cell.budget,
     )  # fmt: skip
 
 
+def execution_of(work: Work, student: Shape, teacher: Shape, device: Device, limit: int, what: str) -> Execution:
+    """The mildest execution of one cell's training within `limit` bytes. Raises ConfigError when there is none."""
+
+    def fullest(how: Execution) -> tuple[str, int]:
+        phase = max(phases(work, student, teacher, device, how), key=lambda phase: phase.total)
+        return phase.name, phase.total
+
+    start = Execution(work.micro_batch, gradient_checkpointing=work.checkpointed)
+    rows = rows_per_chunk(min(student.vocab_size, teacher.vocab_size), gpu=device.is_gpu)
+    return choose(fullest, start, rows, limit, gpu=device.is_gpu, shared=work.shared, what=what)
+
+
 def forecast(
-    protocol: Protocol, cells: Sequence[Cell], missing: Sequence[Job], device: Device, longest: int | None, problems: Mapping[str, int]
-) -> list[Forecast]:
-    """One forecast a pair, in the protocol's order. Raises ConfigError when a model's shapes cannot be had."""
-    return [_of_pair(protocol, pair, cells, missing, device, longest, problems) for pair in protocol.pairs]
+    protocol: Protocol, cells: Sequence[Cell], missing: Sequence[Job], device: Device, longest: int | None, problems: Mapping[str, int],
+    limit: int | None = None,
+) -> list[Forecast]:  # fmt: skip
+    """One forecast a pair, in the protocol's order. limit: bytes that each cell may take.
+
+    Raises ConfigError when a model's shapes cannot be had, or the limit cannot be kept.
+    """
+    return [_of_pair(protocol, pair, cells, missing, device, longest, problems, limit) for pair in protocol.pairs]
 
 
 def _of_pair(
     protocol: Protocol, pair: PairEntry, cells: Sequence[Cell], missing: Sequence[Job], device: Device, longest: int | None,
-    problems: Mapping[str, int],
+    problems: Mapping[str, int], limit: int | None,
 ) -> Forecast:  # fmt: skip
     spec = pair_of(pair)
     student, teacher = shapes_of(spec)
     training, evaluation = 0.0, 0.0
+    works = {cell.folder: work_of(protocol, spec, cell, device, longest, problems) for cell in cells if cell.pair == pair}
+    costliest = max(works.values(), key=lambda work: peak(work, student, teacher, device))
+    how = None if limit is None else execution_of(costliest, student, teacher, device, limit, f"pair {pair.name}")
     each: list[tuple[int, float, Work, tuple[Phase, ...]]] = []
     for cell in (cell for cell in cells if cell.pair == pair):
-        work = work_of(protocol, spec, cell, device, longest, problems)
-        found = tuple(phases(work, student, teacher, device))
+        work = works[cell.folder]
+        found = tuple(phases(work, student, teacher, device, how))
         step = sum(phase.seconds for phase in found if phase.name in STEP)
         each.append((max(phase.total for phase in found), step, work, found))
         if cell in missing:
@@ -133,7 +162,7 @@ def _of_pair(
     for job in missing:
         if not isinstance(job, Cell) and job.pair == pair:
             evaluation += sum(phase.seconds for phase in found if phase.name == (TEACHER_ALONE if job.role == BASE[1] else EVALUATE))
-    return Forecast(pair.name, student, teacher, work, found, training, evaluation)
+    return Forecast(pair.name, student, teacher, work, how, found, training, evaluation)
 
 
 def workers_for(memory: int, device: Device) -> int:
@@ -189,6 +218,8 @@ def _pair_lines(one: Forecast, device: Device, protocol: Protocol) -> list[str]:
     for item in items:
         lines.append(row(f"  {item}", [f"{phase.memory[item] / GIB:.2f}" if phase.memory.get(item) else "" for phase in shown]))
     lines.append(row("  total", [f"{phase.total / GIB:.2f}" for phase in shown]))
+    if one.execution is not None:
+        lines.append(f"execution    {words_of(one.execution)} (by --memory-limit; the result stays the same)")
     lines.append(row("seconds", [f"{phase.seconds:,.3g}" if phase.seconds < 1000 else f"{phase.seconds:,.0f}" for phase in shown]))
     return [*lines, *_verdict(one, device, protocol)]
 

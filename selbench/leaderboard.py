@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from selbench import records
+from selbench import costs, records
+from selbench.costs import number
 from selbench.errors import RecordError
 from selbench.stats import paired_interval, seed_spread
 
@@ -27,16 +28,14 @@ FORMATS = {"markdown": "md", "csv": "csv", "latex": "tex", "json": "json"}
 BASE_ROLES = {"student": "student (untrained)", "teacher": "teacher"}  # evaluated once, in base-<role>/
 OPPONENTS = ("reference", "control")
 RECALLS = ("planted_recall", "planted_recall_overconfident", "planted_recall_uncertain")
-COSTS = tuple(f"{phase}_seconds" for phase in (*records.PHASES, "evaluation", "total"))
 INTERVALS = tuple(f"vs_{role}_{part}points" for role in OPPONENTS for part in ("", "low_", "high_"))
 COLUMNS = (
     "pair", "task", "strategy", "role", "source", "status", "seeds_done", "seeds_planned", "problems", "samples",
     "accuracy_percent", "spread_points", *OPPONENTS, *INTERVALS, "truncated_percent", "ungraded_percent", "kept_percent",
-    *(f"{name}_percent" for name in RECALLS), *COSTS, "peak_memory_mb", "grader", "engine",
+    *(f"{name}_percent" for name in RECALLS), *costs.COLUMNS, "grader", "engine",
 )  # fmt: skip
 TEX: dict[str, str | int | None] = {sign: f"\\{sign}" for sign in "&%$#_{}"}
 TEX |= {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}", "−": "$-$", "±": r"$\pm$", "–": "--"}
-COST_TITLE = "Cost in seconds, summed over the steps, mean over seeds."
 TEXTS = ("pair", "task", "grader", "engine", "strategy")
 LEGEND = (
     "Accuracy: mean over seeds of the share of correct answers, ± their standard deviation. Brackets are 95 % intervals of the "
@@ -126,10 +125,9 @@ def _training(path: Path) -> dict[str, float]:
     if not steps or [step["step"] for step in steps] != list(range(1, len(steps) + 1)):
         raise RecordError(f"{path}: not the steps 1, 2, ... of a finished run; delete its folder and run again")
     frame = pd.DataFrame(steps)
-    numbers = {f"{phase}_seconds": float(sum(step["seconds"].get(phase, 0.0) for step in steps)) for phase in records.PHASES}
+    numbers = costs.of_training(steps, path.parent)
     numbers["kept_percent"] = 100 * float(frame["kept"].sum() / frame["tokens"].sum())
     numbers |= {f"{name}_percent": 100 * float(frame[name].astype(float).mean()) for name in RECALLS if name in frame}
-    numbers["peak_memory_mb"] = max(step.get("peak_memory_bytes") or 0 for step in steps) / 1e6
     return numbers
 
 
@@ -145,9 +143,7 @@ def _evaluation(path: Path, training: dict[str, float]) -> _Run:
     right, truncated = (float((rows["verdict"] == verdict).mean()) for verdict in ("correct", "truncated"))
     ungraded = float((~rows["verdict"].isin(["correct", "incorrect", "truncated"])).mean())
     numbers = training | {"accuracy_percent": 100 * right, "truncated_percent": 100 * truncated, "ungraded_percent": 100 * ungraded}
-    numbers["evaluation_seconds"] = float(meta["seconds"])
-    numbers["total_seconds"] = sum(numbers.get(name, 0.0) for name in COSTS[:-1])
-    numbers["peak_memory_mb"] = max(training.get("peak_memory_mb", 0.0), (meta.get("peak_memory_bytes") or 0) / 1e6) or float("nan")
+    numbers |= costs.with_evaluation(training, meta)
     return _Run(correct["mean"], k, numbers, meta)
 
 
@@ -161,9 +157,8 @@ def _summary(read: dict[str, _Run | str]) -> dict[str, Any]:
     frame = pd.DataFrame([run.numbers for run in runs])
     row |= {str(name): float(value) for name, value in frame.mean(skipna=False).items()}
     row |= {name: ", ".join(sorted({str(run.meta.get(name, "")) for run in runs})) for name in ("grader", "engine")}
-    spread, peak = seed_spread(frame["accuracy_percent"]), float(frame["peak_memory_mb"].max())
-    counts = {"problems": len(runs[0].correct), "samples": runs[0].samples}
-    return row | counts | {"status": "complete", "spread_points": spread, "peak_memory_mb": peak}
+    row |= {"problems": len(runs[0].correct), "samples": runs[0].samples}
+    return row | costs.largest(frame) | {"status": "complete", "spread_points": seed_spread(frame["accuracy_percent"])}
 
 
 def _compare(row: dict[str, Any], runs: dict[str, _Run], group: Sequence[tuple[dict[str, Any], dict[str, _Run]]]) -> None:
@@ -181,6 +176,8 @@ def _compare(row: dict[str, Any], runs: dict[str, _Run], group: Sequence[tuple[d
             found = paired_interval(ours, base)
             ends = {"": found.mean, "low_": found.low, "high_": found.high}
             row |= {f"vs_{role}_{end}points": 100 * value for end, value in ends.items()}
+            if role == "reference":
+                row |= costs.saved([runs[seed].numbers for seed in shared], [theirs[seed].numbers for seed in shared])
 
 
 def _budget(row: dict[str, Any]) -> str:
@@ -247,13 +244,10 @@ def _layout(board: Board) -> tuple[str, list[pd.DataFrame]]:
         rivals = table[role].dropna().unique()
         results[f"vs `{rivals[0]}`" if len(rivals) == 1 else f"vs {role}"] = [_difference(row, role) for row in rows]
     for name in ("truncated", "ungraded", "kept", "planted_recall"):
-        results[name.replace("_", " ") + " %"] = [_number(row[f"{name}_percent"], "z.1f") for row in rows]
-    costs = results.loc[:, :"strategy"].copy()
-    for name in COSTS:
-        costs[name.removesuffix("_seconds") + " s"] = [_number(row[name]) for row in rows]
-    costs["peak MB"] = [_number(row["peak_memory_mb"], ".0f") for row in rows]
+        results[name.replace("_", " ") + " %"] = [number(row[f"{name}_percent"], "z.1f") for row in rows]
+    cost = costs.layout(results.loc[:, :"strategy"], rows)
     text = "; ".join(caption) + f". Regenerate: `{board.plan['command']}`, then `selbench table`."
-    return text, [frame.loc[:, (frame != "–").any()] for frame in (results, costs)]
+    return text, [frame.loc[:, (frame != "–").any()] for frame in (results, cost)]
 
 
 def _accuracy(row: dict[str, Any]) -> str:
@@ -267,14 +261,9 @@ def _difference(row: dict[str, Any], role: str) -> str:
     return role if row["role"] == role else "–" if pd.isna(mean) else f"{mean:+z.1f} [{low:z.1f}, {high:z.1f}]"
 
 
-def _number(value: float, form: str = "") -> str:
-    """One decimal unless `form` says otherwise; small costs keep two digits, so that a phase never reads as free."""
-    return "–" if pd.isna(value) else format(value, form or (".1f" if value >= 1 or value == 0 else ".2g"))
-
-
 def _markdown(caption: str, tables: Iterable[pd.DataFrame], problems: Sequence[str]) -> str:
     parts = [caption]
-    for title, frame in zip(("", COST_TITLE), tables, strict=True):
+    for title, frame in zip(("", costs.TITLE), tables, strict=True):
         lines = [frame.columns, ["---" if title in TEXTS else "---:" for title in frame.columns], *frame.to_numpy()]
         parts += [title, "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)]
     parts.insert(3, LEGEND)
@@ -285,7 +274,7 @@ def _markdown(caption: str, tables: Iterable[pd.DataFrame], problems: Sequence[s
 
 def _latex(caption: str, tables: Iterable[pd.DataFrame], problems: Sequence[str]) -> str:
     parts = [f"% problem: {problem}" for problem in problems]
-    for title, frame in zip((f"{caption} {LEGEND}", COST_TITLE), tables, strict=True):
+    for title, frame in zip((f"{caption} {LEGEND}", costs.TITLE), tables, strict=True):
         head, *body = (" & ".join(_tex(str(cell)) for cell in line) + r" \\" for line in [frame.columns, *frame.to_numpy()])
         columns = "".join("l" if title in TEXTS else "r" for title in frame.columns)
         parts += [r"\begin{table}", r"\centering", rf"\caption{{{_tex(title)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]

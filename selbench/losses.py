@@ -1,106 +1,35 @@
-"""What a kept token costs: divergences and one-sample estimators, each written once.
+"""The loss over a full vocabulary without a logits tensor: from hidden rows to Σ weight·D and its gradients, chunk by chunk.
 
-Every formula takes log-probabilities, (n, V) float32 of student and teacher at the same nodes, and gives (n,) nats that are
-differentiable in the student. `dense` evaluates one on whole tensors (the reference); `chunked_divergence` evaluates the
-same function on a few rows at a time, from hidden states, and takes the gradients on the way, so that no (N, V) tensor exists.
+Rows go through both output heads a chunk at a time, into two buffers that are used again for the next chunk. Formulas
+(`selbench.divergences`) then run over blocks of a few rows that stay in the processor's cache, and leave the gradient in the
+logits where the student's logits stood; three matrix products turn it into gradients of hidden rows and head. Gradients are
+taken in the forward pass, as in Liger's chunked losses (linkedin/Liger-Kernel, chunked_loss); unlike there they are in closed form and
+added up in place, so nothing of size (N, V) or (k, V) exists beyond the two buffers, and no second copy of the head's gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["DIVERGENCES", "NORMALISERS", "TAILS", "Head", "chunk_rows", "chunked_divergence", "dense", "loss_weights"]
+from selbench.divergences import DIVERGENCES, TAILS, Node
 
-Kind = Literal["reverse_kl", "forward_kl", "jsd", "policy_gradient", "k2", "k3", "local_support"]
-TAILS = ("renormalise", "append", "sampled", "none")
+__all__ = ["DIVERGENCES", "NORMALISERS", "TAILS", "Head", "Kind", "blocks", "chunk_rows", "chunked_divergence", "loss_weights", "products"]
+
+Kind = Literal[
+    "reverse_kl", "forward_kl", "jsd", "skew_kl", "skew_reverse_kl", "policy_gradient", "k1", "k2", "k3", "local_support"
+]  # fmt: skip
 NORMALISERS = ("kept_tokens", "per_sample_kept", "all_valid")
-CHUNK_ELEMENTS = 2**24  # logits alive at a time on one side: 64 MiB in float32
-
-
-def entropy(logp: Tensor) -> Tensor:
-    """-Σ p ln p over the last dimension, nats."""
-    return -(logp.exp() * logp).sum(-1)
-
-
-def kl(logp: Tensor, logq: Tensor) -> Tensor:
-    """KL(p‖q) = Σ p (ln p - ln q) over the last dimension, nats."""
-    return (logp.exp() * (logp - logq)).sum(-1)
-
-
-def reverse_kl(student: Tensor, teacher: Tensor, token: Tensor, **_: Any) -> Tensor:
-    """KL(p_S‖p_T)."""
-    return kl(student, teacher)
-
-
-def forward_kl(student: Tensor, teacher: Tensor, token: Tensor, **_: Any) -> Tensor:
-    """KL(p_T‖p_S)."""
-    return kl(teacher, student)
-
-
-def jsd(student: Tensor, teacher: Tensor, token: Tensor, *, beta: float = 0.5, **_: Any) -> Tensor:
-    """β KL(p_T‖m) + (1-β) KL(p_S‖m), m = β p_T + (1-β) p_S (GKD, 2306.13649); 0 < β < 1."""
-    mixture = torch.logaddexp(teacher + torch.tensor(beta).log(), student + torch.tensor(1 - beta).log())
-    return beta * kl(teacher, mixture) + (1 - beta) * kl(student, mixture)
-
-
-def _log_ratio(student: Tensor, teacher: Tensor, token: Tensor) -> Tensor:
-    at = token.unsqueeze(-1)
-    return (teacher.gather(-1, at) - student.gather(-1, at)).squeeze(-1)
-
-
-def policy_gradient(student: Tensor, teacher: Tensor, token: Tensor, **_: Any) -> Tensor:
-    """k1 = ln p_S(y) - ln p_T(y) as a cost: value k1, gradient k1 ∇ ln p_S(y), in expectation that of the reverse KL.
-
-    k1 differentiated directly would have zero expected gradient (methods 1.2).
-    """
-    k1 = -_log_ratio(student, teacher, token)
-    logp = student.gather(-1, token.unsqueeze(-1)).squeeze(-1)
-    surrogate = k1.detach() * logp
-    return k1.detach() + surrogate - surrogate.detach()
-
-
-def k2(student: Tensor, teacher: Tensor, token: Tensor, **_: Any) -> Tensor:
-    """½ (ln p_T(y) - ln p_S(y))²: biased value, expected gradient of the reverse KL."""
-    return 0.5 * _log_ratio(student, teacher, token) ** 2
-
-
-def k3(student: Tensor, teacher: Tensor, token: Tensor, **_: Any) -> Tensor:
-    """exp(d) - d - 1, d = ln p_T(y) - ln p_S(y): unbiased value of the reverse KL, expected gradient of the forward KL."""
-    d = _log_ratio(student, teacher, token)
-    return d.exp() - d - 1
-
-
-def local_support(student: Tensor, teacher: Tensor, token: Tensor, *, top_k: int = 32, tail: str = "renormalise", **_: Any) -> Tensor:
-    """KL(p_S‖p_T) on the teacher's top K, S (Revisiting OPD, 2603.25562, LSM; hhh675597/revisiting_opd @ d10aedb).
-
-    tail: "renormalise" both sides over S (the paper); "append" the sampled token to S where it is outside, then renormalise;
-    "sampled": no renormalisation, the mass outside S estimated by the sampled token (value unbiased for the reverse KL,
-    gradient not: it lacks that of the mass outside); "none":
-    no renormalisation and no tail (collapses in training, kept for comparison).
-    """
-    support = teacher.topk(min(top_k, teacher.shape[-1]), dim=-1).indices
-    p, q, sampled = student.gather(-1, support), teacher.gather(-1, support), token.unsqueeze(-1)
-    outside = (support != sampled).all(-1, keepdim=True)
-    if tail == "renormalise":
-        return kl(p.log_softmax(-1), q.log_softmax(-1))
-    if tail == "append":
-        p, q = (torch.cat([at, full.gather(-1, sampled).where(outside, -1e4)], -1) for at, full in ((p, student), (q, teacher)))
-        return kl(p.log_softmax(-1), q.log_softmax(-1))
-    if tail == "none":
-        return kl(p, q)
-    logp = student.gather(-1, sampled).squeeze(-1)
-    cost = -_log_ratio(student, teacher, token).detach() * (logp - logp.detach()).exp()
-    return kl(p, q) + cost * outside.squeeze(-1)
-
-
-DIVERGENCES: dict[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (reverse_kl, forward_kl, jsd, policy_gradient, k2, k3, local_support)
-}
+CHUNK_BYTES = {"cpu": 2**29, "cuda": 2**30}  # of both buffers together; larger ones gain nothing in the matrix products
+CHUNK_ROWS = 1024
+BLOCK_ELEMENTS = 2**20  # on a CPU: the dozen temporaries of a formula, 4 MiB each, stay in the last-level cache
 
 
 @dataclass(frozen=True)
@@ -115,87 +44,204 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
 
-    def logits(self, hidden: Tensor, size: int) -> Tensor:
-        """(n, D) to (n, size) float32: columns past `size` are padding of one model's vocabulary, left out before the softmax."""
-        bias = None if self.bias is None else self.bias[:size]
-        z = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight[:size], bias).float() * self.scale
+    def finish(self, product: Tensor) -> Tensor:
+        """(n, size) hidden @ weightᵀ to logits: bias, scale and cap; the product itself where the head is plain."""
+        z = product if self.bias is None else product + self.bias[: product.shape[-1]].to(product.dtype)
+        z = z if self.scale == 1 else z * self.scale
         return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
 
+    def unfinish(self, gradient: Tensor, logits: Tensor) -> Tensor:
+        """The gradient in the product, from that in the logits (n, size)."""
+        gradient = gradient if self.scale == 1 else gradient * self.scale
+        return gradient if self.softcap is None else gradient * (1 - (logits / self.softcap) ** 2)
 
-def dense(kind: Kind, student_logits: Tensor, teacher_logits: Tensor, token: Tensor, *, temperature: float = 1.0, **options: Any) -> Tensor:
-    """One divergence (N,) from whole logits (N, V) of both sides, at `token` (N,) int64 where the kind is sampled. The reference."""
-    logp, logq = ((z.float() / temperature).log_softmax(-1) for z in (student_logits, teacher_logits))
-    return DIVERGENCES[kind](logp, logq, token, **options)
+    def logits(self, hidden: Tensor, size: int) -> Tensor:
+        """(n, D) to (n, size) float32: columns past `size` are padding of one model's vocabulary, left out before the softmax."""
+        return self.finish((hidden.to(self.weight.dtype) @ self.weight[:size].T).to(_inside(self.weight)))
 
 
-def chunk_rows(vocabulary: int) -> int:
-    """Rows whose logits are alive at a time."""
-    return max(1, CHUNK_ELEMENTS // vocabulary)
+def _inside(x: Tensor) -> torch.dtype:
+    """The precision of everything behind the product: float32 for any model but one in float64."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def chunk_rows(vocabulary: int, device: torch.device | str = "cpu") -> int:
+    """Rows whose logits are alive at a time: both models' buffers take at most a fixed size, and an eighth of the free memory."""
+    kind = torch.device(device).type
+    room = min(CHUNK_BYTES.get(kind, CHUNK_BYTES["cuda"]), _free_memory(kind) // 8)
+    return max(1, min(CHUNK_ROWS, room // (8 * vocabulary)))
+
+
+def _free_memory(kind: str) -> int:
+    """Bytes that can still be had on the device."""
+    if kind == "cuda":
+        reusable = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0] + reusable)
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return 2**33  # not Linux: the fixed size decides
+
+
+def blocks(rows: int, vocabulary: int, device: torch.device) -> Iterator[slice]:
+    """A chunk's rows in pieces on which formulas run: small enough for the cache of a CPU, whole on a GPU."""
+    step = max(1, BLOCK_ELEMENTS // vocabulary) if device.type == "cpu" else rows
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def products(
+    sides: Sequence[tuple[Tensor, Head] | None], index: Tensor | None, size: int, step: int
+) -> Iterator[tuple[slice, list[Tensor | None]]]:
+    """hidden @ weightᵀ (n, size) of each side (hidden (N, D), head) or None, for rows `index` (none: all), `step` rows at a time.
+
+    The buffers are used again: what is yielded is gone with the next chunk. Chunks are of equal size, as far as they can be.
+    """
+    given = [side for side in sides if side is not None]
+    count = len(given[0][0]) if index is None else len(index)
+    step = -(-count // -(-count // step)) if count else 1
+    buffers = [None if side is None else side[0].new_empty((step, size), dtype=_inside(side[1].weight)) for side in sides]
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
+        outs = [None if buffer is None else buffer[: part.stop - part.start] for buffer in buffers]
+        for side, out in zip(sides, outs, strict=True):
+            if side is not None and out is not None:
+                hidden, weight = _rows(side[0], index, part).to(side[1].weight.dtype), side[1].weight[:size]
+                if weight.dtype == out.dtype:
+                    torch.mm(hidden, weight.T, out=out)
+                else:
+                    out.copy_(hidden @ weight.T)
+        yield part, outs
+
+
+def _rows(x: Tensor, index: Tensor | None, part: slice) -> Tensor:
+    return x[part] if index is None else x[index[part]]
 
 
 def chunked_divergence(
     student_hidden: Tensor, student_head: Head, teacher_hidden: Tensor, teacher_head: Head, *, kind: Kind, token: Tensor,
-    weight: Tensor | None = None, rows_per_chunk: int | None = None, **options: Any,
+    weight: Tensor | None = None, temperature: float = 1.0, rows_per_chunk: int | None = None, compiled: bool = False, **options: Any,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Σ weight·D and the rows D (N,), from hidden rows (N, D_S) and (N, D_T); no logits beyond `rows_per_chunk` rows exist.
 
-    total: scalar, nats, differentiable in `student_hidden` and the student head's weight and bias. rows: (N,) float32,
-    detached. weight: (N,) float32, all ones if None. token: (N,) int64 sampled ids. Vocabularies of different size are
-    compared on their shared columns. Raises ValueError on an unknown kind.
+    total: scalar, nats, differentiable (once) in `student_hidden` and the student head's weight and bias. rows: (N,) float32,
+    detached. Rows of weight 0 are not computed: their D is NaN and they have no part in total and gradients, whatever they hold.
+    weight: (N,) float32, all ones if None. token: (N,) int64 sampled ids. temperature divides the logits of both. Vocabularies of
+    different size are compared on their shared columns. rows_per_chunk: none takes `chunk_rows`. compiled: the formulas go
+    through torch.compile, which pays on a GPU. options: beta, alpha, top_k, tail, where the kind has them.
+    Raises ValueError on an unknown kind or tail.
     """
     if kind not in DIVERGENCES:
         raise ValueError(f"unknown divergence {kind!r}; known: {', '.join(DIVERGENCES)}")
+    if options.get("tail", TAILS[0]) not in TAILS:
+        raise ValueError(f"unknown tail {options['tail']!r}; known: {', '.join(TAILS)}")
     size = min(len(student_head.weight), len(teacher_head.weight))
+    step = rows_per_chunk or chunk_rows(size, student_hidden.device)
     weight = torch.ones(len(student_hidden), device=student_hidden.device) if weight is None else weight
-    step = rows_per_chunk or chunk_rows(size)
+    formula = _compiled() if compiled and kind != "local_support" else _formula  # its top K looks at the data: no whole graph
 
-    def rows_of(part: slice, hidden: Tensor, head: Head) -> Tensor:
-        with torch.no_grad():
-            teacher_logits = teacher_head.logits(teacher_hidden[part], size)
-        return dense(kind, head.logits(hidden, size), teacher_logits, token[part], **options)
+    def cost(part: slice, z: Tensor, y: Tensor, at: Tensor | None, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+        scales = _rows(weight, at, part), temperature
+        return formula(kind, options, student_head, teacher_head, z, y, _rows(token, at, part), *scales, differentiate)
 
-    total, rows = _Chunked.apply(student_hidden, student_head.weight, student_head.bias, student_head, weight, step, rows_of)  # type: ignore[no-untyped-call]
+    total, rows = _Chunked.apply(  # type: ignore[no-untyped-call]
+        student_hidden, student_head.weight, student_head.bias, student_head, (teacher_hidden, teacher_head), weight, size, step, cost
+    )
     return total, rows
 
 
+def _formula(
+    kind: str, options: dict[str, Any], student: Head, teacher: Head, z: Tensor, y: Tensor, token: Tensor, weight: Tensor,
+    temperature: float, differentiate: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """D (n,) and, if wanted, the gradient of Σ weight·D in the student's product z (n, V); y: the teacher's product."""
+    logits = student.finish(z)
+    cool, warm = (x if temperature == 1 else x / temperature for x in (logits, teacher.finish(y)))
+    cost = DIVERGENCES[kind](Node(cool, warm, token), **options)
+    if not differentiate:
+        return cost.value, None
+    return cost.value, student.unfinish(cost.gradient() * (weight / temperature).unsqueeze(-1).to(z.dtype), logits)
+
+
+@cache
+def _compiled() -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The formula through torch.compile; where this machine cannot compile, the formula itself, and a warning that says so."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    fused, works = torch.compile(_formula, dynamic=True), True
+
+    def formula(*arguments: Any) -> tuple[Tensor, Tensor | None]:
+        nonlocal works
+        if works:
+            try:
+                return fused(*arguments)
+            except TorchDynamoException as error:
+                works = False
+                warnings.warn(f"the loss runs uncompiled, slower: {str(error).strip().splitlines()[0]}", stacklevel=2)
+        return _formula(*arguments)
+
+    return formula
+
+
 class _Chunked(torch.autograd.Function):
-    """Loss and gradients chunk by chunk in the forward pass; backward only scales them (as in Liger's chunked losses)."""
+    """Loss and gradients in the forward pass; backward hands them over, once."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, hidden: Tensor, head_weight: Tensor, head_bias: Tensor | None, head: Head, weight: Tensor, step: int,
-        rows_of: Callable[[slice, Tensor, Head], Tensor],
+        ctx: Any, hidden: Tensor, head_weight: Tensor, head_bias: Tensor | None, head: Head, teacher: tuple[Tensor, Head], weight: Tensor,
+        size: int, step: int, cost: Callable[..., tuple[Tensor, Tensor | None]],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        given = (hidden, head_weight, head_bias)
-        wanted = [need and x is not None for need, x in zip(ctx.needs_input_grad[:3], given, strict=True)]
-        grads = [
-            torch.zeros_like(x, dtype=torch.float32) if want and x is not None else None for x, want in zip(given, wanted, strict=True)
-        ]
-        leaf_weight = head_weight.detach().requires_grad_(wanted[1])
-        leaf_bias = None if head_bias is None else head_bias.detach().requires_grad_(wanted[2])
-        rows = torch.empty(len(hidden), device=hidden.device)
-        for start in range(0, len(hidden), step):
-            part = slice(start, start + step)
-            piece = hidden[part].detach().requires_grad_(wanted[0])
-            with torch.set_grad_enabled(any(wanted)):
-                values = rows_of(part, piece, replace(head, weight=leaf_weight, bias=leaf_bias))
-                cost = (values * weight[part]).sum()
-            rows[part] = values.detach()
-            into = (grads[0] if grads[0] is None else grads[0][part], grads[1], grads[2])
-            active = [
-                (leaf, g) for leaf, g in zip((piece, leaf_weight, leaf_bias), into, strict=True) if leaf is not None and g is not None
-            ]
-            if active:
-                found = torch.autograd.grad(cost, [leaf for leaf, _ in active])
-                for (_, place), grad in zip(active, found, strict=True):
-                    place.add_(grad)
-        ctx.save_for_backward(*[g if g is None or x is None else g.to(x.dtype) for g, x in zip(grads, given, strict=True)])
+        wanted = ctx.needs_input_grad[:3]
+        index = weight.nonzero().flatten()
+        every = len(index) == len(hidden)
+        at = None if every else index
+        rows = hidden.new_full((len(hidden),), float("nan"), dtype=_inside(head_weight))
+        d_hidden = torch.zeros_like(hidden) if wanted[0] else None
+        d_weight = torch.empty_like(head_weight, dtype=rows.dtype) if wanted[1] else None
+        d_bias = torch.zeros_like(head_bias, dtype=rows.dtype) if wanted[2] and head_bias is not None else None
+        for part, (z, y) in products([(hidden, head), teacher], at, size, step):
+            assert z is not None
+            assert y is not None
+            where = part if every else index[part]
+            for block in blocks(len(z), size, hidden.device):
+                here = slice(part.start + block.start, part.start + block.stop)
+                values, gradient = cost(here, z[block], y[block], at, any(wanted))
+                rows[here if every else index[here]] = values
+                if gradient is not None:
+                    z[block] = gradient  # where the logits stood
+            if d_hidden is not None:
+                d_hidden[where] = (z.to(head_weight.dtype) @ head_weight[:size]).to(hidden.dtype)
+            if d_weight is not None:
+                _add_product(d_weight[:size], z, hidden[where].to(head_weight.dtype), first=part.start == 0)
+            if d_bias is not None:
+                d_bias[:size] += z.sum(0)
+        if d_weight is not None:
+            d_weight[size if len(index) else 0 :] = 0
+        found = ((d_hidden, hidden), (d_weight, head_weight), (d_bias, head_bias))
+        ctx.gradients = [None if g is None or x is None else g.to(x.dtype) for g, x in found]
         ctx.mark_non_differentiable(rows)
-        return (rows * weight).sum(), rows
+        ctx.set_materialize_grads(False)
+        return (rows[index] * weight[index]).sum(), rows
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return (*[None if g is None else g * outputs[0] for g in ctx.saved_tensors], None, None, None, None)
+    def backward(ctx: Any, *outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Scales in place and lets go, so that autograd takes the tensors over instead of copying them."""
+        gradients, ctx.gradients, scale = ctx.gradients, None, outputs[0]
+        if gradients is None:
+            raise RuntimeError("chunked_divergence: its gradients were handed over already; call it again for a second backward pass")
+        if scale is not None and float(scale) != 1.0:
+            gradients = [None if g is None else g.mul_(scale) for g in gradients]
+        return (*gradients, *(None,) * 6)
+
+
+def _add_product(into: Tensor, z: Tensor, hidden: Tensor, *, first: bool) -> None:
+    """into (V, D) += zᵀ (V, n) @ hidden (n, D), in place; `first` overwrites what is there."""
+    if into.dtype == hidden.dtype:
+        torch.addmm(into, z.T, hidden, beta=0 if first else 1, out=into)
+    elif first:
+        into.copy_(z.to(hidden.dtype).T @ hidden)
+    else:
+        into.add_(z.to(hidden.dtype).T @ hidden)
 
 
 def loss_weights(weight: Tensor, sample: Tensor, normaliser: str, *, valid: int, samples: int) -> Tensor:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from selbench.config import Lora
+    from selbench.guest import Guest
     from selbench.losses import Head
 
 __all__ = [
@@ -100,16 +101,28 @@ def adhoc_pair(teacher: str, student: str) -> PairSpec:
 
 @dataclass
 class Pair:
-    """Both models on one device, with their heads."""
+    """Both models on one device, with their heads. guest: the teacher's weights, where they are not always there."""
 
     spec: PairSpec
     student: PreTrainedModel
     teacher: PreTrainedModel | None
     renderer: Renderer
+    guest: Guest | None = None
 
     @property
     def device(self) -> torch.device:
         return self.student.device
+
+    def offload(self) -> None:
+        """From now on the teacher's weights are on the device only within `present`. Nothing changes on a CPU, or for a shared teacher."""
+        from selbench.guest import Guest
+
+        if self.device.type != "cpu" and self.teacher is not None and self.teacher is not self.student and self.guest is None:
+            self.guest = Guest(self.teacher, self.device)
+
+    def present(self) -> AbstractContextManager[None]:
+        """Within it the teacher's weights are on the device."""
+        return nullcontext() if self.guest is None else self.guest.visit()
 
     def teaching(self) -> AbstractContextManager[None]:
         """Within it, `teacher` answers as the teacher: where it is the student itself, with the adapter switched off."""

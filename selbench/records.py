@@ -23,7 +23,8 @@ SAMPLE_COLUMNS = (
     "task", "problem", "sample", "prompt", "response", "extracted", "gold", "verdict", "method", "finish", "tokens", "grader",
 )  # fmt: skip
 VERDICTS = ("correct", "incorrect", "truncated", "unparsed_answer", "unparsed_gold", "timeout", "error")
-PHASES = ("rollout", "teacher", "score", "select", "distil", "optimiser", "observe", "checkpoint")
+PHASES = ("rollout", "teacher", "score", "select", "distil", "optimiser", "sync", "observe", "checkpoint")
+UPDATE = ("teacher", "score", "select", "distil")  # the phases that a choice of tokens makes cheaper or dearer
 BASE = ("base-student", "base-teacher")
 
 

@@ -1,7 +1,7 @@
-"""Both models over the rollouts without gradient: hidden rows of the valid tokens, and the declared signals in row chunks.
+"""Both models over the rollouts: hidden rows of the valid tokens, and the declared signals of one sweep over their chunks.
 
-Logits exist for one chunk of rows at a time; what is kept is a few floats per token and, for the loss, the teacher's hidden
-rows (N, D_T), some 60 times smaller than its logits.
+Each head product is computed once per chunk, whatever is asked of it, and logits exist for one chunk at a time; what is kept is a
+few floats per token and, for the loss, the teacher's hidden rows (n, D_T), some 60 times smaller than its logits.
 """
 
 from __future__ import annotations
@@ -9,26 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from selbench.losses import DIVERGENCES, Head, chunk_rows, entropy, kl
+from selbench.divergences import DIVERGENCES, OUTSIDE, Node, entropy, renormalised, within
+from selbench.losses import Head, blocks, chunk_rows, products
 from selbench.rollout import Rollouts
 from selbench.signals import signal_top_k
 
 __all__ = [
-    "Rows",
-    "all_hidden",
-    "hidden_rows",
-    "layout",
-    "micro_batches",
-    "needs_student",
-    "needs_teacher",
-    "rows_after",
-    "signal_values",
-    "signals_from_logits",
-]
+    "Rows", "all_hidden", "hidden_rows", "layout", "micro_batches", "needs_student", "needs_teacher", "resting", "rows_after",
+    "signal_values", "signals_from_logits",
+]  # fmt: skip
 
 TINY = 1e-12  # what a server's top-K list says of a token that is not on it (TA-OPD @ ccdf21d2)
 
@@ -49,14 +43,24 @@ class Rows:
     def __len__(self) -> int:
         return len(self.token)
 
+    def at(self, index: Tensor) -> Rows:
+        """Those rows alone."""
+        return Rows(*(x[index] for x in (self.token, self.sample, self.position, self.sequence, self.column)))
+
+    def of(self, group: Sequence[int]) -> Tensor:
+        """Row numbers (n,) of the sequences in `group`, ascending."""
+        return torch.isin(self.sequence, torch.tensor(list(group))).nonzero().flatten()
+
 
 def layout(rollouts: Rollouts) -> Rows:
     """The valid tokens in sequence order. `position` counts response tokens, masked ones included."""
-    found: list[tuple[int, int, int, int, int]] = []
+    found: list[tuple[Tensor, ...]] = []
     for row, (tokens, mask, start, sample) in enumerate(zip(rollouts.tokens, rollouts.mask, rollouts.start, rollouts.sample, strict=True)):
-        found += [(tokens[i], sample, i - start, row, i) for i in range(max(start, 1), len(tokens)) if mask[i]]
-    table = torch.tensor(found, dtype=torch.int64).reshape(-1, 5)
-    return Rows(*table.unbind(1))
+        first = max(start, 1)
+        column = first + torch.tensor(mask[first:], dtype=torch.int64).nonzero().flatten()
+        token = torch.tensor(tokens, dtype=torch.int64)[column]
+        found.append((token, torch.full_like(column, sample), column - start, torch.full_like(column, row), column))
+    return Rows(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def rows_after(rows: Rows, rollouts: Rollouts, other: Rollouts) -> Rows:
@@ -74,25 +78,46 @@ def rows_after(rows: Rows, rollouts: Rollouts, other: Rollouts) -> Rows:
     return replace(rows, column=rows.column + shift[rows.sequence])
 
 
-def micro_batches(rollouts: Rollouts, size: int) -> list[list[int]]:
-    """Sequence numbers in groups of at most `size`, longest together, so that little padding is computed."""
+def micro_batches(rollouts: Rollouts, size: int, tokens: int | None = None) -> list[list[int]]:
+    """Sequence numbers in groups of at most `size` and at most `tokens` padded tokens, longest together, so that little is padding.
+
+    A sequence longer than `tokens` is a group of its own.
+    """
     order = sorted(range(len(rollouts)), key=lambda i: (-len(rollouts.tokens[i]), i))
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    groups: list[list[int]] = []
+    for i in order:
+        width = len(rollouts.tokens[groups[-1][0]]) if groups else 0
+        if groups and len(groups[-1]) < size and (tokens is None or (len(groups[-1]) + 1) * width <= tokens):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
 
 
-def hidden_rows(backbone: nn.Module, rollouts: Rollouts, rows: Rows, group: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Hidden states (n, D) that predict the valid tokens of the sequences in `group`, and their row numbers (n,) in the batch."""
-    width = max(len(rollouts.tokens[i]) for i in group)
+def hidden_rows(
+    backbone: nn.Module, rollouts: Rollouts, rows: Rows, group: Sequence[int], device: torch.device, wanted: Tensor | None = None,
+    ran: list[tuple[int, int]] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Hidden states (n, D) that predict the valid tokens of the sequences in `group`, and their row numbers (n,) in the batch.
+
+    wanted: (N,) bool, those rows alone; then sequences end with the last wanted token, since nothing behind it can matter.
+    ran: gets (sequences, padded length) of the pass.
+    """
+    here = rows.of(group)
+    here = here if wanted is None else here[wanted[here]]
+    width = int(rows.column[here].max()) if len(here) else 1  # the last token itself is read by nobody
     ids = torch.zeros((len(group), width), dtype=torch.int64)
     attention = torch.zeros_like(ids)
     place = torch.full((len(rollouts),), -1)
     for slot, i in enumerate(group):  # right padding: causal attention never sees it
-        tokens = rollouts.tokens[i]
+        tokens = rollouts.tokens[i][:width]
         ids[slot, : len(tokens)] = torch.tensor(tokens)
         attention[slot, : len(tokens)] = 1
         place[i] = slot
-    here = (place[rows.sequence] >= 0).nonzero().flatten()
-    out = backbone(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False)
+    if ran is not None:
+        ran.append((len(group), width))
+    whole = bool(attention.all())  # without padding the causal mask is enough, and attention needs no other
+    out = backbone(input_ids=ids.to(device), attention_mask=None if whole else attention.to(device), use_cache=False)
     hidden = out.last_hidden_state
     return hidden[place[rows.sequence[here]].to(device), (rows.column[here] - 1).to(device)], here
 
@@ -107,6 +132,13 @@ def all_hidden(backbone: nn.Module, rollouts: Rollouts, rows: Rows, groups: Iter
             out[here.to(device)] = hidden
     assert out is not None
     return out
+
+
+def resting(hidden: Tensor, where: Literal["device", "host", "recomputed"]) -> Tensor:
+    """Hidden rows where they wait between two passes: as they are, or in pinned memory of the host."""
+    if where != "host" or hidden.device.type == "cpu":
+        return hidden
+    return torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=True).copy_(hidden)
 
 
 def needs_student(needs: Iterable[str]) -> bool:
@@ -125,19 +157,21 @@ def signal_values(
 ) -> dict[str, Tensor]:  # fmt: skip
     """The declared signals, each (N,) float32 on the CPU, from hidden rows (N, D) of the models that they need (None otherwise)."""
     size = min(len(student_head.weight), len(teacher_head.weight))
-    step = rows_per_chunk or chunk_rows(size)
-    out = {name: torch.empty(len(rows)) for name in needs}
-    if "position_fraction" in out:
-        out["position_fraction"] = position_fraction(rows)
+    sides = [None if x is None else (x, head) for x, head in ((student_hidden, student_head), (teacher_hidden, teacher_head))]
     wanted = [name for name in needs if name != "position_fraction"]
+    given = next((x for x in (student_hidden, teacher_hidden) if x is not None), None)
+    out = {name: torch.empty(len(rows), device=None if given is None else given.device) for name in wanted}
     with torch.no_grad():
-        for start in range(0, len(rows), step) if wanted else ():
-            part = slice(start, start + step)
-            student = None if student_hidden is None else student_head.logits(student_hidden[part], size)
-            teacher = None if teacher_hidden is None else teacher_head.logits(teacher_hidden[part], size)
-            for name, values in signals_from_logits(wanted, student, teacher, rows.token[part]):
-                out[name][part] = values.cpu()
-    return out
+        step = rows_per_chunk or chunk_rows(size, "cpu" if given is None else given.device)
+        for part, (z, y) in products(sides, None, size, step) if given is not None else ():
+            for block in blocks(part.stop - part.start, size, given.device) if given is not None else ():
+                here = slice(part.start + block.start, part.start + block.stop)
+                student = None if z is None else student_head.finish(z[block])
+                teacher = None if y is None else teacher_head.finish(y[block])
+                for name, values in signals_from_logits(wanted, student, teacher, rows.token[here]):
+                    out[name][here] = values
+    found = {name: values.cpu() for name, values in out.items()}
+    return found | ({"position_fraction": position_fraction(rows)} if "position_fraction" in needs else {})
 
 
 def position_fraction(rows: Rows) -> Tensor:
@@ -150,51 +184,48 @@ def signals_from_logits(
     needs: Iterable[str], student: Tensor | None, teacher: Tensor | None, token: Tensor
 ) -> Iterator[tuple[str, Tensor]]:
     """Each declared signal (n,) from log-probabilities or logits (n, V) of the models it needs, and the sampled ids (n,) int64."""
-    given = next(z for z in (student, teacher) if z is not None)
-    logp, logq = (given if z is None else z.log_softmax(-1) for z in (student, teacher))  # a model not given is not needed
-    token = token.to(given.device)
+    given = student if student is not None else teacher
+    assert given is not None
+    x = Node(
+        given if student is None else student, given if teacher is None else teacher, token.to(given.device)
+    )  # one not given, not needed
     for name in needs:
         family, top_k = signal_top_k(name)
         if family.endswith("_K"):
-            yield name, _top_k_signal(family, min(top_k, logp.shape[-1]), logp, logq)
+            yield name, _top_k_signal(family, min(top_k, given.shape[-1]), x)
         elif family in ("student_entropy", "teacher_entropy"):
-            yield name, entropy(logp if family == "student_entropy" else logq)
+            yield name, entropy(x.logp, x.p) if family == "student_entropy" else entropy(x.logq, x.q)
         elif family in ("student_logprob", "teacher_logprob"):
-            yield name, (logp if family == "student_logprob" else logq).gather(-1, token.unsqueeze(-1)).squeeze(-1)
+            yield name, (x.logp_token if family == "student_logprob" else x.logq_token).squeeze(-1)
         else:
-            yield name, DIVERGENCES[family](logp, logq, token)
+            yield name, DIVERGENCES[family](x).value
 
 
-def _top(logp: Tensor, k: int) -> Tensor:
-    """(n, V) bool: the k most likely tokens of each row, of equally likely ones the lower ids (torch.topk leaves ties open)."""
-    threshold = logp.topk(k, dim=-1).values[:, -1:]
-    above, level = logp > threshold, logp == threshold
-    return above | (level & (level.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
-
-
-def _top_k_signal(family: str, k: int, logp: Tensor, logq: Tensor) -> Tensor:
+def _top_k_signal(family: str, k: int, x: Node) -> Tensor:
     """Signals over top-K lists (methods 2.1, 2.2)."""
-    p, q, own = logp.exp(), logq.exp(), _top(logp, k)
+    own = x.top("student", k)
     if family == "compatibility_mass_K":
-        return (q * own).sum(-1)
+        return x.logq.gather(-1, own).exp().sum(-1)
     if family == "topk_entropy_K":
-        return entropy(_within(logp, own)) / math.log(max(k, 2))
-    other = _top(logq, k)
+        return entropy(renormalised(x.logp.gather(-1, own))) / math.log(max(k, 2))
+    other = x.top("teacher", k)
     if family == "verified_K":
-        return other.gather(-1, logp.argmax(-1, keepdim=True)).squeeze(-1).float()
+        return within(x.logp.argmax(-1, keepdim=True), other).squeeze(-1).float()
+    shared = within(own, other)
     if family == "overlap_K":
-        return (own & other).sum(-1) / k
+        return shared.sum(-1) / k
     if family == "compatibility_topk_K":
-        return (q * (own & other)).sum(-1).clamp(0, 1)
-    union = own | other
+        return (x.logq.gather(-1, own).exp() * shared).sum(-1).clamp(0, 1)
+    added = ~within(other, own)  # the union: the student's list, then what the teacher's adds
+    ids, union = torch.cat([own, other], -1), torch.cat([torch.ones_like(added), added], -1)
     if family == "gathered_forward_kl_K":
-        return kl(_within(logq, union), _within(logp, union))
-    shown_p, shown_q = ((x * seen / (x * seen).sum(-1, keepdim=True)).clamp_min(TINY) for x, seen in ((p, own), (q, other)))
+        p, q = (renormalised(z.gather(-1, ids).masked_fill(~union, OUTSIDE)) for z in (x.logp, x.logq))
+        return (q.exp() * (q - p)).sum(-1)
+    seen_p, seen_q = torch.cat([torch.ones_like(added), ~added], -1), torch.cat([shared, torch.ones_like(added)], -1)
+    shown_p, shown_q = (  # what a server's list says: its own top K over their mass, next to nothing elsewhere
+        (z.gather(-1, ids).exp() * seen / z.gather(-1, top).exp().sum(-1, keepdim=True)).clamp_min(TINY)
+        for z, seen, top in ((x.logp, seen_p, own), (x.logq, seen_q, other))
+    )
     if family == "bhattacharyya_K":
         return ((shown_p * shown_q).sqrt() * union).sum(-1)
     return (shown_q * (shown_q.log() - shown_p.log()) * union).sum(-1)
-
-
-def _within(logp: Tensor, support: Tensor) -> Tensor:
-    """Log-probabilities renormalised over a support (n, V) bool; outside it the mass is 0 and the logarithm finite."""
-    return logp.masked_fill(~support, -1e4).log_softmax(-1)

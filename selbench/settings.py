@@ -51,6 +51,7 @@ class Training(Frozen):
     prompts_per_step: Count = 32
     samples_per_prompt: Count = 1
     micro_batch: Count = Field(default=32, description="sequences per forward pass; no effect on the result")
+    micro_batch_tokens: Count | None = Field(default=None, description="padded tokens per forward pass at most; no effect on the result")
     rollout_batch: Count = Field(default=256, description="sequences generated together; another number draws other tokens")
     gradient_checkpointing: bool = Field(default=False, description="backward computes activations again; no effect on the result")
     max_prompt_tokens: Count = Field(default=2048, description="longer prompts are an error, never cut")
@@ -62,6 +63,7 @@ class Training(Frozen):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: NonNegative = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
+    optimiser: Literal["adamw", "adamw8bit", "adamw_offload"] = Field(default="adamw", description="the others through selbench[optim]")
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     precision: Literal["auto", "no", "bf16"] = Field(default="auto", description="autocast of the forward passes; auto: bf16 on a GPU")
     checkpoint_every: Annotated[int, Field(ge=0)] = Field(default=20, description="steps between resumable states; 0: only the end")
@@ -70,8 +72,11 @@ class Training(Frozen):
 class Loss(Frozen):
     """What a kept token costs (methods 1)."""
 
-    kind: Literal["reverse_kl", "forward_kl", "jsd", "policy_gradient", "k2", "k3", "local_support"] = "reverse_kl"
+    kind: Literal["reverse_kl", "forward_kl", "jsd", "skew_kl", "skew_reverse_kl", "policy_gradient", "k2", "k3", "local_support"] = (
+        "reverse_kl"  # not k1: its own gradient teaches nothing (methods 1.2)
+    )
     beta: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="jsd")
+    alpha: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="skew_kl, skew_reverse_kl: share of the first in the mix")
     top_k: Count = Field(default=32, description="local_support")
     tail: Literal["renormalise", "append", "sampled", "none"] = Field(default="renormalise", description="local_support: mass outside")
     temperature: Annotated[float, Field(gt=0)] = Field(default=1.0, description="divides both models' logits inside the loss")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selbench.errors import ConfigError, UserError
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 else:
     Tensor = Any  # strategies annotate with it; torch itself is imported when a tensor first exists
 
-__all__ = ["SIGNALS", "Signals", "StrategyError", "Tensor", "min_max", "prefix_ema", "quantile", "rank", "signal_top_k"]
+__all__ = [
+    "SIGNALS", "Signals", "StrategyError", "Tensor", "median", "min_max", "order_statistics", "prefix_ema", "quantile", "rank",
+    "signal_top_k",
+]  # fmt: skip
+
+BLOCK = 1 << 16  # tokens hashed together: what lies between two operations stays in the cache
 
 SIGNALS = {  # name (K is any number, as in compatibility_mass_16): what it is; methods 2.1 and 2.2
     "student_entropy": "-Σ p_S ln p_S, nats",
@@ -84,29 +89,55 @@ class Signals:
 
         The same token gets the same draw on any device and in any order of the batch.
         """
-        state = self.sample * 0x100000001 + self.position * 0x1F123BB5 + (derive(self._seed, 0, purpose) >> 1)
-        for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):  # SplitMix64's finaliser
-            state = state + -0x61C8864680B583EB
-            state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * factor
-        return (((state >> 11) & ((1 << 53) - 1)).double() + 0.5) / 2.0**53
+        import torch
+
+        start = derive(self._seed, 0, purpose) >> 1
+        blocks = zip(self.sample.split(BLOCK), self.position.split(BLOCK), strict=True)
+        return torch.cat([_uniform(sample * 0x100000001, position, start) for sample, position in blocks])
 
     def keeping(self, names: tuple[str, ...], seed: int) -> Signals:
         """The view that one strategy gets: its declared signals and its own random stream."""
         return Signals({name: self._values[name] for name in names}, position=self.position, sample=self.sample, seed=seed)
 
 
+def order_statistics(z: Tensor, places: Sequence[int]) -> Tensor:
+    """The values of z (N,) that a sort would put at `places`, in rising order from 0: (len(places),), dtype of z, NaN last."""
+    import torch
+
+    places = list(places)
+    if z.device.type != "cpu" or z.dtype not in (torch.float32, torch.float64, torch.int64):
+        return z.sort().values[places]
+    values = z.detach().numpy().copy()
+    begin = 0
+    for place in places:  # a partition takes a hundredth of a sort's time
+        if place >= begin:  # what lies before is in its place and must stay there
+            values[begin:].partition(place - begin)
+            begin = place + 1
+    return torch.from_numpy(values[places])
+
+
+def median(z: Tensor) -> Tensor:
+    """The median of z (N,), N > 0, between the middle two: (), to the bit that of torch.quantile, in a hundredth of its time."""
+    low, high = order_statistics(z, [(len(z) - 1) // 2, len(z) // 2])
+    return z.max() if bool(z.max().isnan()) else low.lerp(high, 0.5)
+
+
 def min_max(z: Tensor) -> Tensor:
     """z (N,) scaled to [0, 1] by its finite minimum and maximum; a constant column and non-finite entries become 0. TIP (2604.14084)."""
-    finite = z[z.isfinite()]
-    return _scale(z, finite.min(), finite.max()) if finite.numel() else z * 0
+    finite = _finite(z)
+    return _scale(z, *finite.aminmax()) if finite.numel() else z * 0
 
 
 def quantile(z: Tensor, low: float = 0.05, high: float = 0.95) -> Tensor:
     """z (N,) scaled to [0, 1] between two quantiles (linear interpolation, finite entries), clipped. TA-OPD (2605.26844)."""
-    ordered = z[z.isfinite()].sort().values  # torch.quantile stops at 2^24 entries
-    if not ordered.numel():
+    finite = _finite(z)  # torch.quantile stops at 2^24 entries
+    if not finite.numel():
         return z * 0
-    lower, upper = (_interpolate(ordered, q) for q in (low, high))
+    last = finite.numel() - 1
+    at = [q * last for q in (low, high)]
+    places = sorted({min(int(place) + step, last) for place in at for step in (0, 1)})
+    values = dict(zip(places, order_statistics(finite, places), strict=True))
+    lower, upper = (_interpolate(values[int(place)], values[min(int(place) + 1, last)], place - int(place)) for place in at)
     return _scale(z, lower, upper)
 
 
@@ -119,22 +150,49 @@ def rank(z: Tensor) -> Tensor:
 
 def prefix_ema(z: Tensor, s: Signals, alpha: float = 0.9) -> Tensor:
     """z (N,) smoothed along each response: e_0 = z_0, e_t = α e_(t-1) + (1-α) z_t. TA-OPD (2605.26844)."""
-    smooth = z.clone()
+    if not len(z):
+        return z.clone()
     order = s.position.argsort(stable=True)
     order = order[s.sample[order].argsort(stable=True)]
-    for before, row in zip(order[:-1].tolist(), order[1:].tolist(), strict=True):
-        if s.sample[before] == s.sample[row]:
-            smooth[row] = alpha * smooth[before] + (1 - alpha) * z[row]
+    _, lengths = s.sample[order].unique_consecutive(return_counts=True)
+    longest_first = lengths.argsort(descending=True, stable=True)
+    column = longest_first.argsort().repeat_interleave(lengths)
+    step = order.new_ones(len(z)).cumsum(0) - 1 - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    active = step.bincount()  # the responses that reach a step are the first so many columns
+    place = (active.cumsum(0) - active)[step] + column
+    packed = z.new_empty(len(z))
+    packed[place] = z[order]
+    before, *rows = packed.split(active.tolist())
+    for row in rows:
+        row.mul_(1 - alpha).add_(alpha * before[: len(row)])
+        before = row
+    smooth = z.new_empty(len(z))
+    smooth[order] = packed[place]
     return smooth
 
 
-def _interpolate(ordered: Tensor, q: float) -> Tensor:
-    place = q * (len(ordered) - 1)
-    below = ordered[int(place)]
-    return below + (place - int(place)) * (ordered[min(int(place) + 1, len(ordered) - 1)] - below)
+def _uniform(state: Tensor, position: Tensor, start: int) -> Tensor:
+    """SplitMix64's finaliser on `state` (n,) int64, in place; (n,) float64 in (0, 1)."""
+    state.add_(position * 0x1F123BB5).add_(start)
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+        state.add_(-0x61C8864680B583EB)
+        state.bitwise_xor_((state >> shift).bitwise_and_((1 << (64 - shift)) - 1)).mul_(factor)
+    return (state >> 11).bitwise_and_((1 << 53) - 1).double().add_(0.5).div_(2.0**53)
+
+
+def _interpolate(below: Tensor, above: Tensor, share: float) -> Tensor:
+    return below + share * (above - below)
+
+
+def _finite(z: Tensor) -> Tensor:
+    """The finite entries of z (N,): z itself where it has no others, which its extremes tell at a tenth of the price."""
+    return z if z.numel() and all(bool(edge.isfinite()) for edge in z.aminmax()) else z[z.isfinite()]
 
 
 def _scale(z: Tensor, low: Tensor, high: Tensor) -> Tensor:
     if float(high - low) < 1e-12:
         return z.new_zeros(z.shape)
-    return ((z - low) / (high - low)).clamp(0, 1).nan_to_num(0.0).where(z.isfinite(), z.new_zeros(()))
+    scaled = ((z - low) / (high - low)).clamp_(0, 1)
+    if _finite(z) is z and bool((high - low).isfinite()):  # nothing to repair
+        return scaled
+    return scaled.nan_to_num(0.0).where(z.isfinite(), z.new_zeros(()))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from selbench.errors import ConfigError
 from selbench.registry import Registry, caller
-from selbench.signals import Signals, StrategyError, Tensor, signal_top_k
+from selbench.signals import Signals, StrategyError, Tensor, order_statistics, signal_top_k
 
 __all__ = ["STRATEGIES", "Selection", "Strategy", "budget_count", "keep_order", "register_strategy", "select"]
 
@@ -72,7 +72,7 @@ class Strategy:
         if not isinstance(out, torch.Tensor) or tuple(out.shape) != (len(signals),):
             got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
             raise StrategyError(f"{self.name}: wrong shape, returned {got} where one value per token, ({len(signals)},), is due")
-        if not bool(out.isfinite().all()):
+        if out.numel() and not all(bool(edge.isfinite()) for edge in out.aminmax()):  # a tenth of looking at each; NaN comes through
             raise StrategyError(f"{self.name}: returned NaN or infinity for {int((~out.isfinite()).sum())} of {len(signals)} tokens")
         if self.kind == "weights" and bool((out < 0).any()):
             raise StrategyError(f"{self.name}: returned negative weights for {int((out < 0).sum())} tokens")
@@ -131,28 +131,68 @@ def select(strategy: Strategy, signals: Signals, budget: float, seed: int) -> Se
     if strategy.kind == "weights":
         index = score.nonzero().flatten()
         return Selection(index, score[index].float(), len(view))
-    allowed = score.new_ones(len(view), dtype=torch.bool) if strategy.candidates is None else strategy.candidates(view)
-    order = keep_order(score, view.position, view.sample)
-    order = order[allowed[order]]
-    count = min(budget_count(len(view), budget), len(order))
-    kept = torch.zeros_like(allowed)
-    kept[order[:count]] = True
-    ties = int((score[order[count:]] == score[order[count - 1]]).sum()) if 0 < count < len(order) else 0
-    before = int(kept.sum())
-    if strategy.min_per_sample and budget < 1:
-        fill = score if strategy.fill is None else strategy.fill(view)
-        _fill(kept, keep_order(fill, view.position, view.sample), view.sample, strategy.min_per_sample)
-    index = kept.nonzero().flatten()
-    return Selection(index, torch.ones_like(index, dtype=torch.float32), int(allowed.sum()), len(index) - before, ties)
+    allowed = None if strategy.candidates is None else strategy.candidates(view)
+    kept, candidates, ties = _top(score, view, allowed, budget_count(len(view), budget))
+    index, filled = _rows(kept), 0
+    if strategy.min_per_sample and budget < 1 and len(view):
+        owner, missing = _missing(index, view.sample, strategy.min_per_sample)
+        if int(missing.max()) > 0:
+            fill = score if strategy.fill is None else strategy.fill(view)
+            rows = _best_of_each(_rows(missing.gt(0)[owner].logical_and_(~kept)), fill, view, owner, missing)
+            kept[rows], filled = True, len(rows)
+            index = _rows(kept)
+    return Selection(index, torch.ones_like(index, dtype=torch.float32), candidates, filled, ties)
 
 
-def _fill(kept: Tensor, order: Tensor, sample: Tensor, minimum: int) -> None:
-    """Keep the best of each response until it has `minimum` tokens, in place."""
-    have: dict[int, int] = {}
-    for row in sample[kept].tolist():
-        have[row] = have.get(row, 0) + 1
-    for row in order[~kept[order]].tolist():
-        owner = int(sample[row])
-        if have.get(owner, 0) < minimum:
-            kept[row] = True
-            have[owner] = have.get(owner, 0) + 1
+def _top(score: Tensor, view: Signals, allowed: Tensor | None, count: int) -> tuple[Tensor, int, int]:
+    """The first `count` allowed rows in `keep_order`, as a mask (N,); how many are allowed; how many tie with the last, but go.
+
+    No sort: the score of the last one kept parts the rows, and only those that have this very score need an order.
+    """
+    pool = score if allowed is None else score[allowed]
+    if count >= len(pool):
+        return score.new_ones(len(score)).bool() if allowed is None else allowed.clone(), len(pool), 0
+    last = order_statistics(pool, [len(pool) - count])[0]
+    kept, level = score > last, score == last
+    if allowed is not None:
+        kept, level = kept.logical_and_(allowed), level.logical_and_(allowed)
+    rows, due = _rows(level), count - int(kept.count_nonzero())
+    _keep_first(kept, rows, due, (view.position, view.sample))
+    return kept, len(pool), len(rows) - due
+
+
+def _keep_first(kept: Tensor, rows: Tensor, count: int, keys: tuple[Tensor, ...]) -> None:
+    """Keep, in place, `count` of `rows` (n,): first by the first key, among equals by the next, in the end by their place."""
+    for key in keys:
+        if count >= len(rows):
+            break
+        last = order_statistics(key[rows], [count - 1])[0]
+        before = rows[key[rows] < last]
+        kept[before] = True
+        rows, count = rows[key[rows] == last], count - len(before)
+    kept[rows[:count]] = True
+
+
+def _missing(index: Tensor, sample: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
+    """(N,) the responses numbered from 0, and how many kept tokens each of them is short of `minimum` (negative: has more)."""
+    low, high = (int(edge) for edge in sample.aminmax())
+    owner = sample - low if low else sample
+    if high - low > 2 * len(sample):  # numbers with wide gaps: a count for each number would not fit
+        owner = sample.unique(return_inverse=True)[1]
+    return owner, minimum - owner[index].bincount(minlength=int(owner.max()) + 1)
+
+
+def _best_of_each(rows: Tensor, fill: Tensor, view: Signals, owner: Tensor, missing: Tensor) -> Tensor:
+    """Of `rows` (n,), as many of each response as it is missing: the first in `keep_order` by `fill` (N,)."""
+    rows = rows[keep_order(fill[rows], view.position[rows], view.sample[rows])]
+    rows = rows[owner[rows].argsort(stable=True)]
+    _, many = owner[rows].unique_consecutive(return_counts=True)
+    begin = (many.cumsum(0) - many).repeat_interleave(many)
+    return rows[rows.new_ones(len(rows)).cumsum(0) - 1 - begin < missing[owner[rows]]]
+
+
+def _rows(mask: Tensor) -> Tensor:
+    """Where `mask` (N,) is true, (k,) int64; numpy looks an order of magnitude faster than torch."""
+    import torch
+
+    return torch.from_numpy(mask.numpy().nonzero()[0]) if mask.device.type == "cpu" else mask.nonzero().flatten()

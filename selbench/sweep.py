@@ -12,17 +12,21 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from selbench.checkpoint import is_trained
 from selbench.config import Cell, PairEntry, Protocol, digest, evaluation_content
+from selbench.devices import roofline
 from selbench.errors import UserError
+from selbench.estimate import Shape
 from selbench.evaluate import evaluate_task, is_evaluated
 from selbench.grading import GRADER
+from selbench.ledger import write_ledger
 from selbench.models import PAIRS, PairSpec, adhoc_pair, identity, load_pair
 from selbench.observe import observer
+from selbench.passes import shape_of
 from selbench.privileged import context_facts
 from selbench.prompts import REPORT, PromptSet, check_planned, prompts_of_step, training_prompts
 from selbench.provenance import passport, reset_peak_memory
@@ -31,6 +35,7 @@ from selbench.seeding import derive
 from selbench.task import TASKS
 
 if TYPE_CHECKING:
+    from selbench.execution import Allowance
     from selbench.models import Pair
 
 __all__ = ["Base", "Job", "is_complete", "job_folder", "pair_of", "work", "write_plan"]
@@ -79,20 +84,22 @@ def is_complete(job: Job, root: Path) -> bool:
     return is_done(job_folder(job, root), job=fingerprint(job))
 
 
-def work(job: Job, root: Path, device: str) -> None:
+def work(job: Job, root: Path, device: str, allowance: Allowance | None = None) -> None:
     """Do what is missing of one job, in this process. DONE comes last; a failure leaves FAILED.json and is raised."""
     folder = job_folder(job, root)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
-        _work(job, folder, device)
+        _work(job, folder, device, allowance)
 
 
-def _work(job: Job, folder: Path, device: str) -> None:
+def _work(job: Job, folder: Path, device: str, allowance: Allowance | None) -> None:
     (folder / "FAILED.json").unlink(missing_ok=True)
     (folder / "DONE").unlink(missing_ok=True)
     try:
+        rates = roofline(device, rate_of(job.protocol, device))  # first: it takes memory of its own
         reset_peak_memory()
-        _train_and_evaluate(job, folder, device)
+        model = _train_and_evaluate(job, folder, device, rates, allowance)
+        write_ledger(folder, read_json(folder / "passport.json").get("roofline"), model)  # of the machine that trained
         write_json(folder / "DONE", {"schema": 1, "fingerprint": job.protocol.fingerprint(), "job": fingerprint(job)})
     except BaseException as error:
         text = str(error).strip().splitlines() or [""]
@@ -110,7 +117,14 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _train_and_evaluate(job: Job, folder: Path, device: str) -> None:
+def rate_of(protocol: Protocol, device: str) -> Literal["bf16", "fp32"]:
+    """The precision of the student's passes in training, to which shares of the matmul rate refer."""
+    precision, low = protocol.training.precision, protocol.model.student_dtype != "float32"
+    return "bf16" if low or precision == "bf16" or (precision == "auto" and device != "cpu") else "fp32"
+
+
+def _train_and_evaluate(job: Job, folder: Path, device: str, rates: dict[str, Any], allowance: Allowance | None) -> Shape:
+    """What is missing of both. Returns the shape of the model that is evaluated."""
     from selbench.rollout.hf import HFEngine
 
     protocol, spec = job.protocol, pair_of(job.pair)
@@ -127,11 +141,11 @@ def _train_and_evaluate(job: Job, folder: Path, device: str) -> None:
         pair = load_pair(spec, settings, device, lora=protocol.lora, seed=derive(job.seed, 0, "adapter"))
         prompts = training_prompts(protocol, [pair_of(entry) for entry in protocol.pairs])
         check_planned(prompts, Path(str(folder).removesuffix(job.folder)))
-        _write_identity(job, folder, pair, prompts)
-        _train(job, folder, pair, prompts)
+        _write_identity(job, folder, pair, rates, prompts)
+        _train(job, folder, pair, prompts, allowance)
         pair.teacher = None
     if isinstance(job, Base):
-        _write_identity(job, folder, pair)
+        _write_identity(job, folder, pair, rates)
     engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id, batch=protocol.evaluation.batch)
     seed = job.seed if isinstance(job, Cell) else 0
     for name in protocol.tasks:
@@ -139,9 +153,10 @@ def _train_and_evaluate(job: Job, folder: Path, device: str) -> None:
         wanted = job.evaluation_fingerprint(name, task.version)
         if not is_evaluated(place, wanted):
             evaluate_task(task, engine, pair.renderer, protocol.evaluation, seed, place, wanted)
+    return shape_of(pair.student)
 
 
-def _train(cell: Cell, folder: Path, pair: Pair, prompts: PromptSet) -> None:
+def _train(cell: Cell, folder: Path, pair: Pair, prompts: PromptSet, allowance: Allowance | None) -> None:
     from selbench.diagnose.template import probe_prompts, special_token_gaps
     from selbench.loop import train
     from selbench.rollout.hf import HFEngine
@@ -154,11 +169,11 @@ def _train(cell: Cell, folder: Path, pair: Pair, prompts: PromptSet) -> None:
     write_json(folder / "passport.json", {**read_json(folder / "passport.json"), "template_gaps": gaps.content()})
     print("\n".join(gaps.lines()), file=sys.stderr)
     engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id, batch=training.rollout_batch)
-    train(cell, pair, engine, prompts, folder, observer(pair.spec, pair.renderer))
+    train(cell, pair, engine, prompts, folder, observer(pair.spec, pair.renderer), allowance)
 
 
-def _write_identity(job: Job, folder: Path, pair: Pair, prompts: PromptSet | None = None) -> None:
-    """config.yaml and passport.json: what is run, and where, before anything is run."""
+def _write_identity(job: Job, folder: Path, pair: Pair, rates: dict[str, Any], prompts: PromptSet | None = None) -> None:
+    """config.yaml and passport.json: what is run, and where, before anything is run. rates: what that machine can do."""
     content = job.model_dump(mode="json") if isinstance(job, Cell) else {"protocol": job.protocol.model_dump(mode="json"), "role": job.role}
     write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))
     pinned = job.protocol.model
@@ -169,7 +184,7 @@ def _write_identity(job: Job, folder: Path, pair: Pair, prompts: PromptSet | Non
     renderer = pair.renderer
     facts = context_facts(pair) | passport(
         protocol=job.protocol.name, protocol_fingerprint=job.protocol.fingerprint(), seed=getattr(job, "seed", None), engine="hf",
-        models=models, prompt_sha256=renderer.sha256(), rendered_example=renderer.text("1+1"),
+        roofline=rates, models=models, prompt_sha256=renderer.sha256(), rendered_example=renderer.text("1+1"),
         training_prompts=prompts.report.identity() if prompts else None, grader=GRADER,
         tasks={name: TASKS.get(name).facts() for name in job.protocol.tasks},
     )  # fmt: skip

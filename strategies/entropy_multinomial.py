@@ -26,6 +26,7 @@ class Exponents:
 )  # fmt: skip
 def entropy_multinomial(s: Signals, p: Exponents) -> Tensor:
     """score = ln(u) / (ĥ^α j^γ), u ~ U(0, 1)."""
-    uncertain = (s.student_entropy / s.student_entropy.max().clamp_min(1e-12)).clamp_min(1e-8).double()
-    differing = (s.jsd / 0.6931471805599453).clamp_min(1e-8).double()
-    return s.uniform().log() / (uncertain**p.alpha * differing**p.gamma)
+    weight = (s.student_entropy / s.student_entropy.max().clamp_min(1e-12)).clamp_min(1e-8).double().pow_(p.alpha)
+    if p.gamma:
+        weight *= (s.jsd / 0.6931471805599453).clamp_min(1e-8).double().pow_(p.gamma)
+    return s.uniform().log_().div_(weight)

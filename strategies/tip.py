@@ -6,7 +6,7 @@ quadrant Q3 (low entropy, high divergence) was not found: `tip_q3` ranks by (1-Ä
 tokens with entropy at or below the median; (2) rounding of the budget is ours.
 """
 
-from selbench import Signals, Tensor, min_max, register_strategy
+from selbench import Signals, Tensor, median, min_max, register_strategy
 
 
 @register_strategy("tip_softor", version=1, needs=("student_entropy", "reverse_kl"), budget=0.5, role="contender",
@@ -25,7 +25,7 @@ def tip_q3(s: Signals) -> Tensor:
 
 def confident(s: Signals) -> Tensor:
     """Tokens with entropy at or below the batch median (the mean of the middle two)."""
-    return s.student_entropy <= s.student_entropy.quantile(0.5)
+    return s.student_entropy <= median(s.student_entropy)
 
 
 @register_strategy("tip_q3@median", version=1, needs=("student_entropy", "reverse_kl"), budget=0.1, candidates=confident,

@@ -11,12 +11,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from selbench.config import Cell, load_protocol
+from selbench.config import Cell, Loss, load_protocol
 from selbench.models import PAIRS, Pair, load_pair
 from selbench.strategy import STRATEGIES
 
@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 MakeCell = Callable[..., Cell]
+LOSSES: list[str] = list(get_args(Loss.model_fields["kind"].annotation))  # those that a protocol may train with
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import torch
 
 from selbench import min_max, quantile
 from selbench.diagnose.alignment import alignment, descent, success_gradient, teacher_advantage
-from selbench.losses import Kind, dense, loss_weights
+from selbench.losses import Kind, loss_weights
 from selbench.signals import Signals, Tensor
 from selbench.strategy import STRATEGIES, select
 from tests.golden import fixture
 from tests.golden.fixture import POSITION, SAMPLE, P, T, kept, signals, tensor, values
+from tests.reference import cost_of, dense
 
 
 def near(found: Tensor, *expected: object, within: float = 1e-5) -> None:
@@ -80,7 +81,7 @@ def test_tip_losses(name: str, budget: float, normaliser: str, expected: float) 
 
 
 def reduced_loss(index: Tensor, weight: Tensor, normaliser: str) -> Tensor:
-    rows = dense("reverse_kl", P[index].log(), T[index].log(), torch.zeros_like(index))
+    rows, _ = cost_of("reverse_kl", P[index].log(), T[index].log(), torch.zeros_like(index))
     return (loss_weights(weight, SAMPLE[index], normaliser, valid=6, samples=2) * rows).sum()
 
 
@@ -188,6 +189,7 @@ ONCE, DRAWN = torch.zeros(1, dtype=torch.int64), torch.arange(4)
 def test_divergence_and_gradient(kind: Kind, node: Node, options: Mapping[str, int], value: float, gradient: object) -> None:
     p, q = (tensor([row]) for row in node)
     near(dense(kind, p.log(), q.log(), ONCE, **options), value)
+    near(cost_of(kind, p.log(), q.log(), ONCE, **options)[0], value)
     near(-descent(kind, p, q, **options), gradient)
 
 
@@ -215,6 +217,9 @@ def test_estimators_in_expectation(kind: Kind, per_word: object, mean: float, gr
     near(rows, per_word)
     near((p[0] * rows).sum(), mean)
     near(torch.autograd.grad((p[0] * rows).sum(), logits)[0], gradient)
+    values, slopes = cost_of(kind, logits.detach().expand(4, 4), q.log().expand(4, 4), DRAWN)
+    near(values, per_word)
+    near((p[0].unsqueeze(-1) * slopes).sum(0), gradient)
 
 
 def test_k1_differentiated_directly_teaches_nothing() -> None:
@@ -222,6 +227,9 @@ def test_k1_differentiated_directly_teaches_nothing() -> None:
     logits = p.log().requires_grad_()
     k1 = logits.log_softmax(-1) - q.log()
     near(torch.autograd.grad((p * k1).sum(), logits)[0], 0, 0, 0, 0)
+    values, slopes = cost_of("k1", logits.detach().expand(4, 4), q.log().expand(4, 4), DRAWN)
+    near(values, k1.detach())
+    near((p.unsqueeze(-1) * slopes).sum(0), 0, 0, 0, 0)
 
 
 def test_share_of_student_mass_with_negative_reward() -> None:

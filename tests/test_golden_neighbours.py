@@ -7,22 +7,22 @@ import torch
 
 from selbench import prefix_ema
 from selbench.diagnose.alignment import descent
-from selbench.losses import dense
 from selbench.scoring import signals_from_logits
 from selbench.strategy import STRATEGIES
 from tests.golden.fixture import TOKEN, P, T, signals, tensor, values
+from tests.reference import cost_of, dense
 from tests.test_golden import DRAWN, ONCE, A, B, near
 
 WORDS = torch.tensor([B[0]]).log(), torch.tensor([B[1]]).log()
 
 
 def tail_of(kind: str, token: int) -> torch.Tensor:
-    return dense("local_support", *WORDS, torch.tensor([token]), top_k=2, tail=kind)
+    return cost_of("local_support", *WORDS, torch.tensor([token]), top_k=2, tail=kind)[0]
 
 
 def test_support_without_renormalisation() -> None:
     p, q = (tensor([row]) for row in A)
-    near(dense("local_support", p.log(), q.log(), ONCE, top_k=2, tail="none"), 0.780807)
+    near(cost_of("local_support", p.log(), q.log(), ONCE, top_k=2, tail="none")[0], 0.780807)
     near(-descent("local_support", p, q, top_k=2, tail="none"), (0.666572, -0.498491, -0.084040, -0.084040))
     near(tail_of("none", 0), -0.215578)
 
@@ -52,6 +52,8 @@ def test_sampled_tail_is_unbiased_for_the_reverse_kl() -> None:
     p = torch.tensor([B[0]])
     inside = p * (torch.tensor([[1.0, 0, 0, 1.0]]) - p[0, [0, 3]].sum())
     near(gradient.sum(0, keepdim=True), (inside - descent("reverse_kl", p, torch.tensor([B[1]])))[0].tolist())
+    _, slopes = cost_of("local_support", logits.detach(), WORDS[1].repeat(4, 1), DRAWN, top_k=2, tail="sampled")
+    near((slopes * torch.tensor(B[0]).unsqueeze(-1)).sum(0), gradient.sum(0))
 
 
 def test_eopd_gate() -> None:

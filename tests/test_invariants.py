@@ -18,14 +18,13 @@ from accelerate import Accelerator
 
 from selbench.config import Cell
 from selbench.loop import Backbone, NonFiniteStep, Step, distil_step
-from selbench.losses import DIVERGENCES
 from selbench.models import Pair
 from selbench.prompts import load_prompts, prompts_of_step
 from selbench.provenance import Clock
 from selbench.rollout import Rollouts, Sampling
 from selbench.rollout.hf import HFEngine
 from selbench.strategy import STRATEGIES, Strategy
-from tests.conftest import MakeCell
+from tests.conftest import LOSSES, MakeCell
 
 SCORED = [s.name for s in STRATEGIES if s.kind == "scores"]
 
@@ -90,7 +89,7 @@ def test_masked_tokens_enter_nothing(tiny_pair: Pair, make_cell: MakeCell) -> No
     torch.testing.assert_close(gradient, same, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", list(DIVERGENCES))
+@pytest.mark.parametrize("kind", LOSSES)
 def test_a_teacher_equal_to_the_student_teaches_nothing(tiny_pair: Pair, make_cell: MakeCell, kind: str) -> None:
     pair = replace(tiny_pair, teacher=copy.deepcopy(tiny_pair.student).requires_grad_(False))
     step, gradient = one_step(pair, make_cell("full", **{"loss.kind": kind}), rollouts_of(pair, 4))

@@ -119,6 +119,44 @@ def test_numbers(folder: Path) -> None:
     assert row(board, "teacher")["accuracy_percent"] == 100
 
 
+def test_records_without_a_ledger_leave_its_columns_empty(folder: Path) -> None:
+    board = leaderboard.collect(folder)
+    alpha = row(board, "alpha@server-v1@0.1")
+    assert alpha["saved_seconds_percent"] == pytest.approx(0)  # seconds are in every record
+    for name in ("update_tflop", "update_mfu_percent", "distil_peak_mb", "saved_flops_percent", "saved_memory_full_percent"):
+        assert alpha[name] != alpha[name]
+    assert not any(word in leaderboard.render(board, "markdown") for word in ("update TFLOP |", "MFU % |", "memory % vs"))
+
+
+def test_costs_of_records_with_a_ledger(folder: Path) -> None:
+    for label in STRATEGIES:
+        for seed in range(3):
+            path, whole = folder / f"toy/{label}/seed{seed}", label == "everything-v1@1"
+            flops = {"teacher": 1e12, "score": 0.0 if whole else 2e12, "select": 0.0, "distil": (4 - seed) * 1e12}
+            peaks = {"distil": 80e6 if whole else 76e6 + seed * 1e6}
+            steps = [
+                step | {"flops": flops, "baseline_flops": 5e12, "peak_bytes": peaks, "chunk_bytes": 0, "dense_bytes": 22e6}
+                | {"seconds": step["seconds"] | {"score": 0.0 if whole else 1.0 + seed}}
+                for step in records.read_metrics(path / "metrics.jsonl")
+            ]  # fmt: skip
+            (path / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+            roofline = {"device": "cpu", "bf16": 1e12, "fp32": 1e13, "copy_bytes_per_second": 1e10, "rate": "fp32"}
+            records.write_json(path / "ledger.json", {"schema": 1, "roofline": roofline})
+    board = leaderboard.collect(folder)
+    alpha, full = row(board, "alpha@server-v1@0.1"), row(board, "everything-v1@1")
+    assert alpha["update_tflop"] == pytest.approx(STEPS * (7 + 6 + 5) / 3)
+    assert alpha["update_mfu_percent"] == pytest.approx(100 * (0.7 / 4 + 0.6 / 8 + 0.5 / 12) / 3)
+    assert alpha["saved_flops_percent"] == pytest.approx(100 * (1 - 18 / 15))
+    assert alpha["saved_seconds_percent"] == pytest.approx(100 * (1 - 4 / 3))
+    assert alpha["distil_peak_mb"] == 78
+    assert alpha["saved_memory_full_percent"] == pytest.approx(100 * (1 - 78 / 80))
+    assert alpha["saved_memory_dense_percent"] == pytest.approx(100 * (22 / 98 + 22 / 99 + 22 / 100) / 3)
+    assert full["saved_seconds_percent"] != full["saved_seconds_percent"]
+    text = leaderboard.render(board, "markdown")
+    assert "saved FLOPs % vs full | saved seconds % vs full | saved memory % vs full | saved memory % vs dense |" in text
+    assert "| 78 | 18 | 9.7 | -20.0 | -33.3 | 2.5 | 22.2 |" in text
+
+
 def test_incomplete_rows_are_never_averaged(folder: Path) -> None:
     (folder / "toy/beta-v1@0.1/seed1/DONE").unlink()
     (folder / "toy/everything-v1@1/seed2/DONE").unlink()
@@ -188,9 +226,10 @@ def test_files_are_byte_stable(folder: Path) -> None:
 
 
 def test_figures_are_byte_stable(folder: Path) -> None:
-    first = {path: path.read_bytes() for path in (*figures.learning_curves(folder), *figures.quadrants(folder))}
-    assert sorted(path.name for path in first) == [f"{stem}-toy.{kind}" for stem in ("learning", "quadrants") for kind in ("png", "svg")]
-    assert all(path.read_bytes() == first[path] for path in figures.learning_curves(folder))
+    drawn = [path for draw in (figures.cost_bars, figures.learning_curves, figures.quadrants) for path in draw(folder)]
+    first = {path: path.read_bytes() for path in drawn}
+    assert [path.name for path in drawn] == [f"{stem}-toy.{kind}" for stem in ("cost", "learning", "quadrants") for kind in ("png", "svg")]
+    assert all(path.read_bytes() == first[path] for path in (*figures.cost_bars(folder), *figures.learning_curves(folder)))
     assert b"<dc:date>" not in b"".join(first.values())
 
 

@@ -24,7 +24,7 @@ from transformers import (
 
 from selbench.config import load_protocol
 from selbench.errors import ConfigError
-from selbench.losses import chunked_divergence, dense
+from selbench.losses import chunked_divergence
 from selbench.models import PAIRS, PairSpec, Renderer, head_of, identity, load_model, load_pair, only_tokens
 from selbench.renderer import load_renderer, understands_thinking
 from selbench.rollout import Sampling
@@ -32,6 +32,7 @@ from selbench.rollout.hf import HFEngine
 from selbench.scoring import signals_from_logits
 from selbench.sources import MODELS, Unreachable, is_local, locate, open_endings, open_model, open_tokenizer
 from selbench.templates import TEMPLATES
+from tests.reference import dense
 
 TINY = PAIRS.get("tiny")
 MODEL = load_protocol("tiny").model.model_dump()
@@ -319,7 +320,8 @@ def test_loss_and_gradients_across_padded_vocabularies(student: str, teacher: st
     total.backward()
     torch.testing.assert_close(total, whole, rtol=1e-5, atol=1e-6)
     for parameter, gradient in zip(ours.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+        assert parameter.grad is not None
+        assert float((parameter.grad - gradient).norm()) <= 2e-6 * max(1.0, float(gradient.norm()))  # both are float32
     assert sum(float(g.abs().sum()) for g in expected) > 0
 
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selbench import min_max, quantile, rank
-from selbench.losses import dense
 from selbench.rollout import Rollouts
 from selbench.scoring import all_hidden, layout, micro_batches, signal_values, signals_from_logits
 from selbench.signals import SIGNALS, Signals, Tensor
 from selbench.strategy import STRATEGIES, budget_count, select
 from tests.draws import Draw, reordered, rollouts, same, seeds
+from tests.reference import cost_of
 
 NAMES = [strategy.name for strategy in STRATEGIES]
 SCORED = [strategy.name for strategy in STRATEGIES if strategy.kind == "scores"]
@@ -61,7 +61,7 @@ def test_bounds_and_identities_of_signals(seed: int) -> None:
     same(whole["gathered_forward_kl_19"], s["forward_kl"])
     same(whole["server_forward_kl_19"], s["forward_kl"], within=1e-4)
     same(whole["compatibility_mass_19"], torch.ones(24))
-    same(dense("local_support", student, teacher, token, top_k=19), s["reverse_kl"])
+    same(cost_of("local_support", student, teacher, token, top_k=19)[0], s["reverse_kl"])
 
 
 @given(seeds)
@@ -180,8 +180,9 @@ def test_random_is_uniform() -> None:
 # layout
 
 
-def echo(input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:
+def echo(input_ids: Tensor, attention_mask: Tensor | None, **_: Any) -> Any:
     """A backbone whose hidden state says which token it stands on, and where; NaN on padding."""
+    attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     column = torch.arange(input_ids.shape[1]).expand_as(input_ids)
     state = torch.stack([input_ids, column], -1).float()
     return SimpleNamespace(last_hidden_state=state.masked_fill(attention_mask.unsqueeze(-1) == 0, torch.nan))

@@ -21,7 +21,6 @@ from selbench import plan, sweep
 from selbench.config import Cell, Lora, PairEntry, load_protocol
 from selbench.errors import ConfigError
 from selbench.loop import PICTURED, Backbone, Step, distil_step, train
-from selbench.losses import DIVERGENCES
 from selbench.models import PAIRS, Pair, PairSpec, head_of, load_pair
 from selbench.privileged import context_problems, require_context, teacher_ids, teacher_rollouts
 from selbench.prompts import Prompt, load_prompts, prompts_of_step
@@ -30,7 +29,7 @@ from selbench.records import read_metrics
 from selbench.rollout import Rollouts
 from selbench.rollout.hf import HFEngine
 from selbench.scoring import layout, rows_after
-from tests.conftest import MakeCell
+from tests.conftest import LOSSES, MakeCell
 from tests.test_cli import problems
 from tests.test_invariants import kept_tokens, reordered, rollouts_of
 
@@ -115,7 +114,7 @@ def test_fields_are_filled_once(tiny_pair: Pair) -> None:
     assert teacher_ids(told(tiny_pair, PLAIN), prompt) == tiny_pair.renderer.encode(prompt.problem)
 
 
-@pytest.mark.parametrize("kind", list(DIVERGENCES))
+@pytest.mark.parametrize("kind", LOSSES)
 def test_the_same_weights_in_the_same_context_teach_nothing(tiny_pair: Pair, make_cell: MakeCell, kind: str) -> None:
     pair = told(replace(tiny_pair, teacher=copy.deepcopy(tiny_pair.student).requires_grad_(False)), PLAIN)
     rollouts = rollouts_of(pair, 4)
@@ -255,7 +254,10 @@ def test_an_adapter_is_all_that_is_trained_and_resumed(make_cell: MakeCell, tmp_
     changed = {name for name in start if not torch.equal(start[name], first[name])}
     assert changed == {name for name in start if "lora_" in name}
     records = [
-        [{k: v for k, v in row.items() if k not in ("seconds", "peak_memory_bytes")} for row in read_metrics(folder / "metrics.jsonl")]
+        [
+            {k: v for k, v in row.items() if k not in ("seconds", "peak_bytes", "peak_memory_bytes")}
+            for row in read_metrics(folder / "metrics.jsonl")
+        ]
         for folder in (tmp_path / "whole", tmp_path / "broken")
     ]
     assert records[0] == records[1]

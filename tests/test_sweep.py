@@ -36,7 +36,9 @@ def settled(root: Path) -> dict[str, Any]:
         if path.suffix == ".parquet" or path.name == "model.safetensors":
             found[name] = path.read_bytes()
         elif path.name == "metrics.jsonl":
-            found[name] = [{k: v for k, v in row.items() if k not in ("seconds", "peak_memory_bytes")} for row in read_metrics(path)]
+            found[name] = [
+                {k: v for k, v in row.items() if k not in ("seconds", "peak_bytes", "peak_memory_bytes")} for row in read_metrics(path)
+            ]
     return found
 
 

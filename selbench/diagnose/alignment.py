@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selbench.losses import Kind, dense
+from selbench.divergences import DIVERGENCES, Node
+from selbench.losses import Kind
 
 __all__ = ["alignment", "descent", "success_gradient", "teacher_advantage"]
 
@@ -19,10 +20,8 @@ def success_gradient(p: Tensor, success: Tensor) -> Tensor:
 
 def descent(kind: Kind, p: Tensor, teacher: Tensor, **options: Any) -> Tensor:
     """-∂D/∂z (n, V), z the student's logits: the direction one distillation step takes. p, teacher: (n, V) probabilities."""
-    logits = p.log().detach().requires_grad_()
     token = torch.zeros(len(p), dtype=torch.int64, device=p.device)
-    (gradient,) = torch.autograd.grad(dense(kind, logits, teacher.log(), token, **options).sum(), logits)
-    return -gradient
+    return -DIVERGENCES[kind](Node(p.log(), teacher.log(), token), **options).gradient()
 
 
 def alignment(kind: Kind, p: Tensor, teacher: Tensor, success: Tensor, **options: Any) -> Tensor:

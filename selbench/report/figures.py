@@ -1,4 +1,4 @@
-"""Two pictures of a protocol folder: how the strategies learn, and which tokens they keep. The same records, the same bytes."""
+"""Pictures of a protocol folder: how strategies learn, which tokens they keep, what it costs. The same records, the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["learning_curves", "quadrants"]
+__all__ = ["cost_bars", "learning_curves", "quadrants"]
 
 Groups = dict[str, list[dict[str, Any]]]  # strategy label: its cells, by seed
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # without yellow, too pale for a line on white
@@ -24,6 +24,10 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)
 BY_ROLE: dict[str, tuple[str, Any]] = {"reference": ("#000000", "-"), "control": ("#666666", (0, (4, 1.5)))}
 GREYS = [colour for colour, _ in BY_ROLE.values()]
 CORNERS = {"Q1": (0.98, 0.96), "Q2": (0.98, 0.04), "Q3": (0.02, 0.96), "Q4": (0.02, 0.04)}  # right: uncertain, up: far from the teacher
+PHASE_COLOURS = {  # what selection does not touch is grey
+    "rollout": "#D0D0D0", "teacher": "#0072B2", "score": "#56B4E9", "select": "#D55E00", "distil": "#009E73", "optimiser": "#E69F00",
+    "sync": "#CC79A7", "observe": "#A6A6A6", "checkpoint": "#666666",
+}  # fmt: skip
 TRAILING_STEPS = 5
 DRAWN_TOKENS = 4000  # a panel with more is a blot; medians and shares use all tokens
 STYLE: dict[Any, Any] = {
@@ -46,6 +50,11 @@ def quadrants(folder: Path) -> list[Path]:
     Quadrants by the medians of the batch, numbered as in TIP (arXiv:2604.14084): in Q3 the student is sure and disagrees.
     """
     return _each_pair(folder, "quadrants", _quadrants)
+
+
+def cost_bars(folder: Path) -> list[Path]:
+    """`figures/cost-<pair>`: training seconds by phase, a bar per strategy, means over its finished seeds; the reference first."""
+    return _each_pair(folder, "cost", _cost)
 
 
 def _each_pair(folder: Path, stem: str, draw: Callable[[Path, str, Groups], Figure | None]) -> list[Path]:
@@ -111,6 +120,40 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]], inches: f
     for place, (y, x, label, colour) in zip(np.clip(spread, 0, 1 - slots[-1]) + slots, ends, strict=True):
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
         axes.annotate(label, (x, y), (1.04, place), "data", "axes fraction", line, color=colour, va="center", annotation_clip=False)
+
+
+def _cost(folder: Path, title: str, groups: Groups) -> Figure | None:
+    bars: list[tuple[str, bool, pd.Series]] = []
+    for label, cells in groups.items():
+        frames = [_frame(folder / cell["folder"] / "metrics.jsonl") for cell in cells if (folder / cell["folder"] / "DONE").exists()]
+        seeds = [pd.DataFrame(list(frame["seconds"])).sum() for frame in frames if "seconds" in frame]
+        if seeds:
+            partial = "" if len(seeds) == len(cells) else f" ({len(seeds)} of {len(cells)} seeds)"
+            mean = pd.concat(seeds, axis=1).fillna(0.0).mean(axis=1)
+            bars.append((label + partial, cells[0]["role"] == "reference", mean))
+    if not bars:
+        return None
+    bars.sort(key=lambda bar: (not bar[1], bar[2].sum(), bar[0]))
+    figure, axes = _canvas(1, 1, 6.0, 0.24 * len(bars) + 1.3)
+    places, left = range(len(bars)), np.zeros(len(bars))
+    for phase in [phase for phase in records.PHASES if any(phase in mean for *_, mean in bars)]:
+        widths = np.array([float(mean.get(phase, 0.0)) for *_, mean in bars])
+        look: dict[str, Any] = {"color": PHASE_COLOURS[phase], "edgecolor": "white", "linewidth": 0.4}
+        axes[0, 0].barh(places, widths, left=left, height=0.72, label=phase, **look)
+        left += widths
+    for place, total in zip(places, left, strict=True):
+        text: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
+        axes[0, 0].annotate(f"{total:#.3g}", (total, place), **text)
+    reference = next((total for total, bar in zip(left, bars, strict=True) if bar[1]), None)
+    if reference is not None:
+        axes[0, 0].axvline(reference, color="#000000", linewidth=0.7, linestyle=(0, (4, 2)))
+    axes[0, 0].set_yticks(places, [label for label, *_ in bars])
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].margins(x=0.08)
+    axes[0, 0].set_title(f"{title}: training seconds by phase, mean over seeds", loc="left")
+    axes[0, 0].set_xlabel("seconds of all steps")
+    axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=7, handlelength=1, borderaxespad=0.2)
+    return figure
 
 
 def _quadrants(folder: Path, title: str, groups: Groups) -> Figure | None:
