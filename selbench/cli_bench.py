@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +22,13 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(word.replace("_", "")) for word in words(text) or [])
     except ValueError:
         raise ConfigError(f"{option} {text!r}: whole numbers, separated by commas") from None
+
+
+def told(found: dict[str, Any]) -> dict[str, Any]:
+    """A measurement with the command that repeats it and the code that it is of."""
+    from selbench.provenance import code_version
+
+    return {"command": shlex.join(["selbench", *sys.argv[1:]]), "code": code_version(), **found}
 
 
 def writable(output: Path | None) -> None:
@@ -50,9 +59,6 @@ def bench_step(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for every number; a figure goes beside it.")] = None,
 ) -> None:
     """The distillation loss of other libraries and ours side by side: memory, time, exactness. Minutes to hours."""
-    import shlex
-    import sys
-
     from selbench.bench import step, step_report
 
     writable(output)
@@ -85,7 +91,7 @@ def bench_select(
 
     writable(output)
     plug(plugin)
-    found = select.measure(numbers("--tokens", tokens), cap, seed)
+    found = told(select.measure(numbers("--tokens", tokens), cap, seed))
     select.render(found)
     if output is not None:
         output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -105,7 +111,7 @@ def bench_loop(
     from selbench.bench import loop
 
     writable(output)
-    found = loop.measure(steps, rounds, words(only), batch=batch, tokens=max_tokens, learning_rate=learning_rate)
+    found = told(loop.measure(steps, rounds, words(only), batch=batch, tokens=max_tokens, learning_rate=learning_rate))
     loop.render(found)
     if output is not None:
         output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

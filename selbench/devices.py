@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,9 +14,10 @@ from selbench.errors import ConfigError, nearest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["GPUS", "Device", "at_hand", "gpu", "roofline"]
+__all__ = ["GPUS", "Device", "at_hand", "fitting_threads", "gpu", "roofline"]
 
 GIB = 2**30
+SHARED_FLOPS = 2**23  # of one matrix product, from which on a second thread shortens it: some 0.2 ms of a core
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,23 @@ def roofline(kind: str, rate: Literal["bf16", "fp32"]) -> dict[str, Any]:
 @cache
 def _measured(kind: str) -> Device:
     return at_hand(kind)
+
+
+@contextlib.contextmanager
+def fitting_threads(hidden_size: int, intermediate_size: int, sequences: int) -> Iterator[None]:
+    """Within it, one thread where a decoding step's widest matrix product is too small to share, else as many as there were.
+
+    Waking a second thread for each of a tiny model's thousand products a step takes longer than the products: on two cores the loop of
+    the embedded pair ran 1.4 steps/s with two threads and 3.2 with one (`selbench bench loop`).
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if 2 * hidden_size * intermediate_size * sequences >= SHARED_FLOPS else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _matmul_rate(dtype: torch.dtype, kind: str, size: int) -> float:

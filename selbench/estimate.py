@@ -16,26 +16,16 @@ from selbench.execution import Execution
 from selbench.optimisers import MOMENT_BYTES
 
 __all__ = [
-    "HOST_SECONDS",
-    "MFU",
-    "USABLE",
-    "Phase",
-    "Shape",
-    "Work",
-    "activation_bytes",
-    "adapter_parameters",
-    "chunked_bytes",
-    "forward_flops",
-    "peak",
-    "phases",
-]
+    "HOST_SECONDS", "MFU", "USABLE", "Phase", "Shape", "Work", "activation_bytes", "adapter_parameters", "chunked_bytes", "forward_flops",
+    "head_flops", "peak", "phases", "rows_per_chunk",
+]  # fmt: skip
 
 MFU = 0.4  # share of the dense matmul rate that forward and backward passes reach
 STREAM = 0.7  # share of the bandwidth that decoding and the optimiser reach
 HOST_SECONDS = {False: 4e-4, True: 7e-4}  # on a GPU?: per layer and decoded token of generate, whatever the batch: Python, launches
 USABLE = 0.92  # of a device's memory: the rest is lost to fragments and other processes
 RUNTIME = 600 * 10**6  # interpreter and libraries, or the CUDA context
-CHUNK_BYTES = {False: 2**29, True: 2**30}  # on a GPU?: both logit buffers of a row chunk, as in losses.py, which needs torch
+CHUNK_BYTES = {False: 5 * 2**26, True: 2**30}  # on a GPU?: both logit buffers of a row chunk, as in losses.py, which needs torch
 CHUNK_ROWS, BLOCK_ELEMENTS = 1024, 2**20
 # Temporaries (n, V) in float32 of the block that formulas run on: a piece of the chunk on a CPU, the whole of it on a GPU, where
 # fusing may need less. Measured as resident memory, one block of 256 rows, V = 32,768: 9.0 tensors with the chunk's two.
@@ -106,7 +96,9 @@ class Work:
     autocast: bool = False
     filtered: bool = False  # top-p or top-k sampling sorts the vocabulary
     optimiser: str = "adamw"
+    micro_batch_tokens: int | None = None  # padded tokens of a pass at most
     lora_rank: int = 0  # 0: all weights are trained
+    dropout: bool = False  # of the adapter
     shared: bool = False  # the teacher is the student with its adapter off
     checkpointed: bool = False  # activations are computed again layer by layer in the backward pass
     needs_student: bool = True  # the strategy scores with the student, with the teacher
@@ -131,7 +123,13 @@ class Work:
     @property
     def one_pass(self) -> bool:
         """Whether the pass that scores is the pass of the loss."""
-        return self.needs_student and self.responses <= self.micro_batch
+        return self.needs_student and self.responses <= self.together
+
+    @property
+    def together(self) -> int:
+        """Sequences of a pass at their limits, at most: shorter ones are more, of no more tokens."""
+        fitting = self.responses if self.micro_batch_tokens is None else max(1, self.micro_batch_tokens // self.sequence)
+        return min(self.micro_batch, self.responses, fitting)
 
 
 @dataclass(frozen=True)
@@ -214,12 +212,12 @@ def phases(work: Work, student: Shape, teacher: Shape, device: Device, how: Exec
     alone = {"runtime": RUNTIME, "teacher": teacher.parameters * other}
     copy = {"bf16 copy": student.parameters * 2 if own == 4 and work.autocast else 0}
     kept = max(1.0, work.share * work.tokens)
-    group = min(work.micro_batch, work.responses) * work.response_tokens
+    group = work.together * work.response_tokens
     kept_rows = group if how.teacher_rows == "recomputed" or (gpu and how.teacher_rows == "host") else work.tokens
     rows = {"hidden rows": int(kept_rows * teacher.hidden_size * other) + group * student.hidden_size * own * (not work.one_pass)}
     saved = {
         "activations": activation_bytes(
-            student, min(work.micro_batch, work.responses), work.sequence, work.student_dtype,
+            student, work.together, work.sequence, work.student_dtype,
             autocast=work.autocast, checkpointed=work.checkpointed,
         )
     }  # fmt: skip
@@ -271,7 +269,7 @@ def _rate(device: Device, width: int, *, autocast: bool = False) -> float:
 
 def _transient(shape: Shape, work: Work, width: int) -> int:
     """The widest moment of a pass without gradient: residual, its norm, gate, up and their product; and the mask of a padded batch."""
-    sequences = min(work.micro_batch, work.responses)
+    sequences = work.together
     mask = work.sequence**2 * 3 if sequences > 1 else 0
     return int(sequences * (work.sequence * width * (4 * shape.hidden_size + 3 * shape.intermediate_size) + mask))
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from selbench.settings import Training
 
 __all__ = [
-    "Allowance", "Execution", "choose", "compare", "default_execution", "halved", "is_out_of_memory", "parse_size", "report", "settle",
-    "with_retries", "words_of",
+    "Allowance", "Execution", "choose", "compare", "default_execution", "halved", "is_out_of_memory", "ladder", "parse_size", "report",
+    "settle", "store", "with_retries", "words_of",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -61,8 +61,17 @@ def default_execution(training: Training) -> Execution:
     return Execution(training.micro_batch, gradient_checkpointing=training.gradient_checkpointing)
 
 
-def halved(execution: Execution) -> Execution | None:
-    """The next smaller one: half the micro-batch and the chunk; then recomputed activations; then the teacher elsewhere; else None."""
+def halved(execution: Execution, *, dropout: bool = False) -> Execution | None:
+    """The next smaller one: half the micro-batch and the chunk; then recomputed activations; then the teacher elsewhere; else None.
+
+    dropout: of an adapter; its draws depend on the micro-batches and cannot be repeated, so both stay as they are.
+    """
+    if dropout:
+        rows = execution.rows_per_chunk
+        smaller = replace(execution, rows_per_chunk=None if rows is None else max(1, rows // 2))
+        if execution.teacher == "resident":
+            return replace(smaller, teacher="offloaded", teacher_rows="host")
+        return smaller if smaller != execution else None
     micro_batch, rows = max(1, execution.micro_batch // 2), execution.rows_per_chunk
     smaller = replace(execution, micro_batch=micro_batch, rows_per_chunk=None if rows is None else max(1, rows // 2))
     if micro_batch < execution.micro_batch:
@@ -74,21 +83,24 @@ def halved(execution: Execution) -> Execution | None:
     return smaller if smaller != execution else None
 
 
-def ladder(start: Execution, rows: int, *, gpu: bool, shared: bool) -> Iterator[Execution]:
-    """From `start` to the smallest, in the order of what each rung costs in time. rows: the chunk that `start` would take."""
+def ladder(start: Execution, rows: int, *, gpu: bool, shared: bool, dropout: bool = False) -> Iterator[Execution]:
+    """From `start` to the smallest, in the order of what each rung costs in time. rows: the chunk that `start` would take.
+
+    dropout: see `halved`.
+    """
     yield start
     now = start
     while rows > 64:  # matrix products of fewer rows read the head more often than they use it
         rows //= 2
         now = replace(now, rows_per_chunk=rows)
         yield now
-    while now.micro_batch > 1:
+    while now.micro_batch > 1 and not dropout:
         now = replace(now, micro_batch=now.micro_batch // 2)
         yield now
     if gpu:
         now = replace(now, teacher_rows="host")
         yield now
-    if not now.gradient_checkpointing:
+    if not now.gradient_checkpointing and not dropout:
         now = replace(now, gradient_checkpointing=True)
         yield now
     now = replace(now, teacher_rows="recomputed")
@@ -103,13 +115,21 @@ def ladder(start: Execution, rows: int, *, gpu: bool, shared: bool) -> Iterator[
 
 
 def choose(
-    peak_of: Callable[[Execution], tuple[str, int]], start: Execution, rows: int, limit: int, *, gpu: bool, shared: bool, what: str
+    peak_of: Callable[[Execution], tuple[str, int]],
+    start: Execution,
+    rows: int,
+    limit: int,
+    *,
+    gpu: bool,
+    shared: bool,
+    what: str,
+    dropout: bool = False,
 ) -> Execution:
     """The mildest execution whose predicted peak is within `limit` bytes; each rung is taken back as far as it goes.
 
     peak_of: execution to (name of its fullest phase, bytes). Raises ConfigError with the smallest peak when nothing is enough.
     """
-    best, rungs = start, list(ladder(start, rows, gpu=gpu, shared=shared))
+    best, rungs = start, list(ladder(start, rows, gpu=gpu, shared=shared, dropout=dropout))
     for best in rungs:
         if peak_of(best)[1] <= limit:
             break
@@ -134,23 +154,37 @@ def parse_size(text: str, option: str = "--memory-limit") -> int:
     return int(float(found[1]) * UNITS[found[2].lower()])
 
 
-def settle(folder: Path, execution: Execution) -> Execution:
-    """The execution of the run in `folder`: the stored one if it began before, else this one, stored."""
+def settle(folder: Path, execution: Execution, limit: int | None = None) -> Execution:
+    """The execution of the run in `folder`: the stored one if it began before, else this one, stored.
+
+    A limit in bytes that the run did not begin with replaces what was stored: whoever gives it wants less than the last try took.
+    """
     path = folder / STORED
     if path.exists():
-        return Execution(**{key: value for key, value in read_json(path).items() if key != "schema"})
-    write_json(path, {"schema": 1, **asdict(execution)})
+        stored = read_json(path)
+        before = stored.pop("limit_bytes", None)
+        if limit is None or limit == before:
+            return Execution(**{key: value for key, value in stored.items() if key != "schema"})
+        print(f"executed within {_size(limit)} from here on: {words_of(execution)}", file=sys.stderr)
+    store(folder, execution, limit)
     return execution
+
+
+def store(folder: Path, execution: Execution, limit: int | None = None) -> None:
+    """What a resumed run goes on with: also when a GPU ran out of memory and the execution was halved on the way."""
+    write_json(folder / STORED, {"schema": 1, **asdict(execution), "limit_bytes": limit})
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU refused an allocation."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "CUDA out of memory" in str(error))
+    text = str(error) if isinstance(error, RuntimeError) else ""  # the driver and cuBLAS have words of their own
+    said = any(words in text for words in ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+    return said or isinstance(error, torch.OutOfMemoryError)
 
 
-def with_retries(step: Callable[[Execution], T], execution: Execution) -> tuple[T, Execution]:
+def with_retries(step: Callable[[Execution], T], execution: Execution, *, dropout: bool = False) -> tuple[T, Execution]:
     """`step` of an execution, or of the first halved one that fits the GPU; its draws are derived from the step, so it may be repeated.
 
     Raises UserError when the smallest does not fit either.
@@ -161,7 +195,7 @@ def with_retries(step: Callable[[Execution], T], execution: Execution) -> tuple[
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            smaller = halved(execution)
+            smaller = halved(execution, dropout=dropout)
             if smaller is None:
                 raise UserError(
                     f"the GPU is out of memory with the smallest execution ({words_of(execution)}); set model.student_dtype=bfloat16, "

@@ -18,18 +18,22 @@ def _halves(number: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Change:
-    """One key of a protocol that takes less memory at other values, the mildest first; `harmless` ones leave the result as it is."""
+    """One key of a protocol that takes less memory at other values, the mildest first; `harmless` ones leave the result as it is.
+
+    Those that redraw leave its distribution as it is: sequences that are generated together share a stream of random numbers.
+    """
 
     key: str
     field: str
     options: Callable[[Work], list[Any]]
     harmless: bool = False
+    redraws: bool = False
 
 
 CHANGES = (  # in the order in which they are tried
     Change("training.micro_batch", "micro_batch", lambda w: _halves(w.micro_batch), True),
-    Change("evaluation.batch", "evaluation_batch", lambda w: _halves(w.evaluation_batch), True),
-    Change("training.rollout_batch", "rollout_batch", lambda w: _halves(min(w.rollout_batch, w.responses)), True),
+    Change("evaluation.batch", "evaluation_batch", lambda w: _halves(w.evaluation_batch), True, True),
+    Change("training.rollout_batch", "rollout_batch", lambda w: _halves(min(w.rollout_batch, w.responses)), True, True),
     Change("training.gradient_checkpointing", "checkpointed", lambda w: [] if w.checkpointed else [True], True),
     Change("model.teacher_dtype", "teacher_dtype", lambda w: ["bfloat16"] if w.teacher_dtype == "float32" and not w.shared else []),
     Change("lora.rank", "lora_rank", lambda w: [] if w.lora_rank else [16]),

@@ -106,12 +106,13 @@ def work_of(protocol: Protocol, spec: PairSpec, cell: Cell, device: Device, long
     return Work(
         prompts=training.prompts_per_step, samples=training.samples_per_prompt,
         prompt_tokens=min(training.max_prompt_tokens, longest or UNKNOWN_PROMPT), response_tokens=training.max_response_tokens,
-        micro_batch=training.micro_batch, rollout_batch=training.rollout_batch,
+        micro_batch=training.micro_batch, micro_batch_tokens=training.micro_batch_tokens, rollout_batch=training.rollout_batch,
         evaluation_batch=evaluation.batch, evaluated=sum(counts), evaluated_tokens=evaluation.max_tokens,
         student_dtype=protocol.model.student_dtype, teacher_dtype=protocol.model.teacher_dtype,
         autocast=training.precision == "bf16" or (training.precision == "auto" and device.is_gpu),
         optimiser=training.optimiser, filtered=training.top_p < 1 or training.top_k > 0 or evaluation.top_p < 1 or evaluation.top_k > 0,
-        lora_rank=lora.rank if lora else 0, shared=spec.adapter, checkpointed=training.gradient_checkpointing,
+        lora_rank=lora.rank if lora else 0, dropout=bool(lora and lora.dropout), shared=spec.adapter,
+        checkpointed=training.gradient_checkpointing,
         needs_student=needs_student(needs), needs_teacher=needs_teacher(needs), share=cell.budget,
     )  # fmt: skip
 
@@ -125,7 +126,7 @@ def execution_of(work: Work, student: Shape, teacher: Shape, device: Device, lim
 
     start = Execution(work.micro_batch, gradient_checkpointing=work.checkpointed)
     rows = rows_per_chunk(min(student.vocab_size, teacher.vocab_size), gpu=device.is_gpu)
-    return choose(fullest, start, rows, limit, gpu=device.is_gpu, shared=work.shared, what=what)
+    return choose(fullest, start, rows, limit, gpu=device.is_gpu, shared=work.shared, what=what, dropout=work.dropout)
 
 
 def forecast(
@@ -219,7 +220,7 @@ def _pair_lines(one: Forecast, device: Device, protocol: Protocol) -> list[str]:
         lines.append(row(f"  {item}", [f"{phase.memory[item] / GIB:.2f}" if phase.memory.get(item) else "" for phase in shown]))
     lines.append(row("  total", [f"{phase.total / GIB:.2f}" for phase in shown]))
     if one.execution is not None:
-        lines.append(f"execution    {words_of(one.execution)} (by --memory-limit; the result stays the same)")
+        lines.append(f"execution    {words_of(one.execution)} (chosen for --memory-limit; the result stays the same)")
     lines.append(row("seconds", [f"{phase.seconds:,.3g}" if phase.seconds < 1000 else f"{phase.seconds:,.0f}" for phase in shown]))
     return [*lines, *_verdict(one, device, protocol)]
 
@@ -239,8 +240,10 @@ def _verdict(one: Forecast, device: Device, protocol: Protocol) -> list[str]:
     else:
         words = " ".join(f"{change.key}={value}" for change, value in changes)
         moved = [change.key for change, _ in changes if not change.harmless]
-        effect = f"changes the result: {', '.join(moved)}" if moved else "the result stays the same"
-        lines += [f"             nearest change that fits: {words}", f"             ({effect})"]
+        drawn = [change.key for change, _ in changes if change.redraws]
+        effects = [f"changes the result: {', '.join(moved)}"] if moved else []
+        effects += [f"draws other tokens of the same distribution, where they are drawn at all: {', '.join(drawn)}"] if drawn else []
+        lines += [f"             nearest change that fits: {words}", f"             ({'; '.join(effects) or 'the result stays the same'})"]
     larger = [gpu.name for gpu in GPUS.values() if peak(one.work, one.student, one.teacher, gpu) <= USABLE * gpu.memory]
     lines.append(f"             as it is, it fits {', '.join(larger) if larger else 'no single GPU of the table'}")
     return lines

@@ -19,11 +19,11 @@ class Guest:
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
-        stays = model.get_output_embeddings().weight
+        stays = {id(weight) for weight in model.get_output_embeddings().parameters()}
         self.device, self.open = device, 0
         self.home: list[tuple[Tensor, Tensor]] = []
         for weight in (*model.parameters(), *model.buffers()):
-            if weight is not stays:
+            if id(weight) not in stays:
                 host = weight.data.to("cpu", copy=True)
                 self.home.append((weight, host.pin_memory() if torch.cuda.is_available() else host))
         self._leave()
@@ -31,11 +31,11 @@ class Guest:
     @contextlib.contextmanager
     def visit(self) -> Iterator[None]:
         """Within it the whole model is on the device; visits may be nested."""
-        if self.open == 0:
-            for weight, host in self.home:
-                weight.data = host.to(self.device, non_blocking=True, copy=True)
         self.open += 1
         try:
+            if self.open == 1:
+                for weight, host in self.home:
+                    weight.data = host.to(self.device, non_blocking=True, copy=True)
             yield
         finally:
             self.open -= 1

@@ -13,10 +13,11 @@ from torch import Tensor
 from selbench.backbone import Backbone
 from selbench.checkpoint import drop_states, finish_training, name_state, restore, save_state
 from selbench.config import Cell
-from selbench.execution import Allowance, default_execution, report, settle
+from selbench.devices import fitting_threads
+from selbench.execution import Allowance, default_execution, report, settle, store
 from selbench.losses import chunk_rows
 from selbench.models import Pair
-from selbench.optimisers import build_optimiser
+from selbench.optimisers import build_optimiser, set_rate
 from selbench.passes import shape_of, step_record
 from selbench.privileged import require_context, teacher_rollouts
 from selbench.prompts import Prompt, prompts_of_step
@@ -44,16 +45,23 @@ def train(
     On CPU an interrupted and resumed run ends in the same bits as an uninterrupted one. Raises NonFiniteStep.
     """
     require_context(cell, pair, prompts)
+    shape, settings = shape_of(pair.student), cell.protocol.training
+    with fitting_threads(shape.hidden_size, shape.intermediate_size, settings.prompts_per_step * settings.samples_per_prompt):
+        _steps(cell, pair, engine, prompts, folder, observe, allowance or Allowance())
+
+
+def _steps(
+    cell: Cell, pair: Pair, engine: Engine, prompts: Sequence[Prompt], folder: Path, observe: Observer, allowance: Allowance
+) -> None:
     assert pair.teacher is not None
     settings = cell.protocol.training
     on_gpu = pair.device.type == "cuda"
     precision = settings.precision if settings.precision != "auto" else "bf16" if on_gpu else "no"
     accelerator = Accelerator(cpu=not on_gpu, mixed_precision=precision)
     shapes = shape_of(pair.student), shape_of(pair.teacher)
-    allowance = allowance or Allowance()
     how = allowance.execution or default_execution(settings)
     rows = how.rows_per_chunk or chunk_rows(min(shape.vocab_size for shape in shapes), pair.device)
-    how = settle(folder, replace(how, rows_per_chunk=rows))
+    how = settle(folder, replace(how, rows_per_chunk=rows), allowance.limit)
     trained = [p for p in pair.student.parameters() if p.requires_grad]
     body = Backbone(pair.student, how.gradient_checkpointing)
     backbone, optimiser = accelerator.prepare(body, build_optimiser(trained, settings, pair.device))
@@ -61,8 +69,7 @@ def train(
     for step in range(1 + restore(accelerator, backbone, folder), settings.steps + 1):
         clock = Clock(cuda=on_gpu)
         rate = settings.learning_rate * min(1.0, step / max(1, settings.warmup_steps))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        set_rate(optimiser, rate)
         edge = step in (1, settings.steps)
         with clock("rollout"):
             asked = [
@@ -91,6 +98,8 @@ def train(
         )  # fmt: skip
         if accelerator.is_main_process:
             halved = {"execution": asdict(done.execution)} if done.execution != how else {}  # the GPU ran out of memory in this step
+            if halved:
+                store(folder, done.execution, allowance.limit)
             record = {"step": step, "learning_rate": rate, **done.record, **observed, **cost, **halved}
             measured = {"seconds": clock.seconds, "peak_bytes": clock.peaks, "peak_memory_bytes": clock.peak or peak_memory()}
             append_line(folder / "metrics.jsonl", {**record, **measured})

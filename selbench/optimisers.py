@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from selbench.settings import Training
 
-__all__ = ["MOMENT_BYTES", "build_optimiser"]
+__all__ = ["MOMENT_BYTES", "build_optimiser", "set_rate"]
 
 MOMENT_BYTES = {"adamw": None, "adamw8bit": 2 * (1 + 4 / 256), "adamw_offload": 0.0}  # a parameter; none: two of its own precision
 
@@ -28,7 +28,7 @@ def build_optimiser(parameters: Sequence[torch.nn.Parameter], training: Training
 
     settings: dict[str, Any] = {"lr": training.learning_rate, "betas": training.betas, "weight_decay": training.weight_decay}
     if training.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, **settings)
+        return torch.optim.AdamW(parameters, fused=True, **settings)  # one kernel for all parameters, on a CPU too
     try:
         from torchao.optim import AdamW8bit, CPUOffloadOptimizer
     except ImportError as error:
@@ -38,3 +38,14 @@ def build_optimiser(parameters: Sequence[torch.nn.Parameter], training: Training
     if device.type != "cuda":
         raise ConfigError("training.optimiser = 'adamw_offload' moves a GPU's moments to the host, and this run has no GPU; use 'adamw'")
     return CPUOffloadOptimizer(parameters, torch.optim.AdamW, **settings)
+
+
+def set_rate(optimiser: Any, rate: float) -> None:
+    """The learning rate of the next step, in place where it is a tensor: torchao's compiled step refuses a number in its stead."""
+    import torch
+
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from selbench.adapter import has_adapter
 from selbench.config import Cell
-from selbench.execution import Execution, default_execution, with_retries
+from selbench.errors import UserError
+from selbench.execution import Execution, default_execution, is_out_of_memory, with_retries
 from selbench.losses import chunked_divergence, loss_weights
 from selbench.models import Pair, head_of
 from selbench.passes import Passes
@@ -57,7 +58,7 @@ def distil_step(
     The tokens of all ranks are one population; loss and gradient are those of the global batch, however it is split into
     ranks and micro-batches. read: the responses after the teacher's own prompts (none: after the student's).
     execution: none takes that of the protocol; a GPU that runs out of memory halves it, and the gradients are taken again.
-    Raises NonFiniteStep before the update when the loss or the gradient norm is not finite.
+    Raises NonFiniteStep before the update when the loss or the gradient norm is not finite, UserError when a GPU is too small.
     """
 
     def attempt(how: Execution) -> Step:
@@ -70,7 +71,7 @@ def distil_step(
 
     how = execution or default_execution(cell.protocol.training)
     if accelerator.num_processes == 1:
-        done, how = with_retries(attempt, how)
+        done, how = with_retries(attempt, how, dropout=bool(cell.protocol.lora and cell.protocol.lora.dropout))
     else:  # a rank that tried again alone would leave the others waiting
         done = attempt(how)
     with clock("optimiser"):
@@ -78,7 +79,15 @@ def distil_step(
         sums = accelerator.reduce(torch.tensor([done.record["loss"], done.record["divergence_kept"]], device=pair.device), "sum").tolist()
         if not torch.isfinite(torch.tensor([*sums, norm])).all():
             raise NonFiniteStep(dump_step(dump, step, rollouts, done, norm))
-        optimiser.step()
+        try:
+            optimiser.step()
+        except RuntimeError as error:  # moments half made are not made again: nothing smaller can be tried
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"step {step}: the GPU has no room for the optimiser's moments; set training.optimiser=adamw8bit or adamw_offload, "
+                f"lora.rank=16, or a smaller --memory-limit"
+            ) from error
     record = {**done.record, "loss": sums[0], "divergence_kept": sums[1] / max(1, done.record["kept"]), "gradient_norm": norm}
     return replace(done, record=record, execution=how)
 

@@ -18,7 +18,7 @@ import yaml
 
 from selbench.checkpoint import is_trained
 from selbench.config import Cell, PairEntry, Protocol, digest, evaluation_content
-from selbench.devices import roofline
+from selbench.devices import fitting_threads, roofline
 from selbench.errors import UserError
 from selbench.estimate import Shape
 from selbench.evaluate import evaluate_task, is_evaluated
@@ -148,12 +148,14 @@ def _train_and_evaluate(job: Job, folder: Path, device: str, rates: dict[str, An
         _write_identity(job, folder, pair, rates)
     engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id, batch=protocol.evaluation.batch)
     seed = job.seed if isinstance(job, Cell) else 0
-    for name in protocol.tasks:
-        task, place = TASKS.get(name), folder / "eval" / name
-        wanted = job.evaluation_fingerprint(name, task.version)
-        if not is_evaluated(place, wanted):
-            evaluate_task(task, engine, pair.renderer, protocol.evaluation, seed, place, wanted)
-    return shape_of(pair.student)
+    shape = shape_of(pair.student)
+    with fitting_threads(shape.hidden_size, shape.intermediate_size, protocol.evaluation.batch):
+        for name in protocol.tasks:
+            task, place = TASKS.get(name), folder / "eval" / name
+            wanted = job.evaluation_fingerprint(name, task.version)
+            if not is_evaluated(place, wanted):
+                evaluate_task(task, engine, pair.renderer, protocol.evaluation, seed, place, wanted)
+    return shape
 
 
 def _train(cell: Cell, folder: Path, pair: Pair, prompts: PromptSet, allowance: Allowance | None) -> None:

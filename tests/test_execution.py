@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from selbench import losses, step
 from selbench.backbone import Backbone
-from selbench.devices import gpu
+from selbench.devices import fitting_threads, gpu
 from selbench.errors import ConfigError, UserError
 from selbench.estimate import BLOCK_ELEMENTS, CHUNK_BYTES, CHUNK_ROWS, peak, phases
-from selbench.execution import Allowance, Execution, compare, halved, is_out_of_memory, parse_size, report, settle, with_retries
+from selbench.execution import Allowance, Execution, compare, halved, is_out_of_memory, ladder, parse_size, report, settle, with_retries
 from selbench.forecast import execution_of
 from selbench.guest import Guest
 from selbench.models import Pair
@@ -128,6 +128,20 @@ def test_a_full_gpu_is_tried_again_smaller_and_nothing_else_is(capsys: pytest.Ca
     with pytest.raises(RuntimeError, match="shapes do not match"):
         with_retries(broken, Execution(16))
     assert not is_out_of_memory(MemoryError())
+    for text in ("CUDA out of memory. Tried", "CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"):
+        assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(ValueError("CUDA out of memory"))
+
+
+def test_a_dropout_is_neither_split_nor_recomputed() -> None:
+    """Its draws depend on the micro-batches, and recomputing cannot repeat them."""
+    now: Execution | None = Execution(8, 64)
+    seen = list(ladder(Execution(8), 512, gpu=True, shared=False, dropout=True))
+    while now is not None:
+        seen.append(now)
+        now = halved(now, dropout=True)
+    assert {(how.micro_batch, how.gradient_checkpointing) for how in seen} == {(8, False)}
+    assert len(seen) < 40
 
 
 def run(pair: Pair, cell: Any, rollouts: Any, how: Execution | None) -> tuple[Step, torch.Tensor]:
@@ -179,6 +193,15 @@ def test_a_step_that_ran_out_of_memory_is_the_step_of_the_smaller_execution(
     assert torch.equal(same, gradient)
 
 
+def test_no_room_for_the_moments_is_one_line(tiny_pair: Pair, make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", full)
+    with pytest.raises(UserError, match=r"step 1: the GPU has no room for the optimiser's moments; set training\.optimiser=adamw8bit"):
+        run(tiny_pair, make_cell("full"), rollouts_of(tiny_pair, 4), None)
+
+
 def test_a_guest_comes_for_its_visits(tiny_pair: Pair) -> None:
     """On a CPU "the device" is another copy in the same memory: what is checked is who holds which weights when."""
     model = tiny_pair.teacher
@@ -201,10 +224,50 @@ def test_a_guest_comes_for_its_visits(tiny_pair: Pair) -> None:
     assert tiny_pair.guest is None  # a CPU has nowhere else
 
 
+def test_a_guest_leaves_its_whole_head_and_nothing_else(tiny_pair: Pair) -> None:
+    from transformers import PhiConfig, PhiForCausalLM
+
+    model = PhiForCausalLM(
+        PhiConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    )  # its head has a bias
+    head = model.get_output_embeddings()
+    before = [weight.data_ptr() for weight in head.parameters()]
+    guest = Guest(model, torch.device("cpu"))
+    assert [weight.data_ptr() for weight in head.parameters()] == before
+    assert len(before) == 2
+
+    class Full(torch.Tensor):
+        def to(self, *_: Any, **__: Any) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    last, home = guest.home[-1]
+    guest.home[-1] = (last, home.as_subclass(Full))
+    with pytest.raises(torch.OutOfMemoryError), guest.visit():
+        pass
+    guest.home[-1] = (last, home)
+    assert guest.open == 0
+    assert all(weight.data_ptr() == host.data_ptr() for weight, host in guest.home[:-1])
+
+
+def test_a_tiny_model_gets_one_thread_and_the_others_theirs_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for sizes, threads in (((64, 192, 32), 1), ((896, 4864, 4), 2)):
+            with fitting_threads(*sizes):
+                assert torch.get_num_threads() == threads
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_execution_is_kept_for_the_resumed_run(tmp_path: Path) -> None:
     first = Execution(4, 33, True, "offloaded", "host")
     assert settle(tmp_path, first) == first
     assert settle(tmp_path, Execution(8)) == first
+    assert settle(tmp_path, Execution(2), GIB) == Execution(2)  # whoever gives a limit wants less than the last try took
+    assert settle(tmp_path, Execution(8), GIB) == Execution(2)
+    assert settle(tmp_path, Execution(8)) == Execution(2)
 
 
 def test_prediction_beside_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from selbench.config import load_protocol
 from selbench.errors import ConfigError
 from selbench.optimisers import MOMENT_BYTES, build_optimiser
 from selbench.settings import Training
+from tests.conftest import MakeCell
 
 
 def weights() -> list[torch.nn.Parameter]:
@@ -28,7 +30,7 @@ def stepped(optimiser: Any, parameters: list[torch.nn.Parameter], steps: int = 3
 def test_the_default_is_adamw() -> None:
     ours, theirs = weights(), weights()
     settings = Training(learning_rate=1e-2, betas=(0.8, 0.9), weight_decay=0.1)
-    plain = torch.optim.AdamW(theirs, lr=1e-2, betas=(0.8, 0.9), weight_decay=0.1)
+    plain = torch.optim.AdamW(theirs, lr=1e-2, betas=(0.8, 0.9), weight_decay=0.1, fused=True)
     assert torch.equal(stepped(build_optimiser(ours, settings, torch.device("cpu")), ours), stepped(plain, theirs))
 
 
@@ -62,3 +64,42 @@ def test_eight_bit_moments_take_a_quarter_and_step_alike() -> None:
     state = next(iter(small.state.values()))
     held = sum(part.numel() * part.element_size() for name in ("exp_avg", "exp_avg_sq") for part in (state[name].codes, state[name].scale))
     assert held == pytest.approx(MOMENT_BYTES["adamw8bit"] * ours[0].numel(), rel=0.01)  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_a_run_with_eight_bit_moments_resumes_in_the_same_bits(tmp_path: Path, make_cell: MakeCell) -> None:
+    """The loop sets the rate of every step: torchao takes it in place alone."""
+    pytest.importorskip("torchao", reason="the extra selbench[optim] is not installed")
+    from safetensors.torch import load_file
+
+    from selbench import loop
+    from selbench.models import PAIRS, load_pair
+    from selbench.prompts import load_prompts
+    from selbench.rollout.hf import HFEngine
+
+    cell = make_cell("tip_softor", 0.2, **{
+        "training.steps": 4, "training.prompts_per_step": 4, "training.max_response_tokens": 12, "training.warmup_steps": 3,
+        "training.checkpoint_every": 2, "training.optimiser": "adamw8bit", "training.learning_rate": 1e-3,
+    })  # fmt: skip
+
+    def weights_after(folder: Path, dies_at: int) -> dict[str, torch.Tensor]:
+        seen = 0
+
+        def observe(*_: Any) -> tuple[dict[str, float], None]:
+            nonlocal seen
+            seen += 1
+            if seen == dies_at:
+                raise KeyboardInterrupt
+            return {}, None
+
+        pair = load_pair(PAIRS.get("tiny"), cell.protocol.model.model_dump(), "cpu")
+        engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id)
+        folder.mkdir(exist_ok=True)
+        loop.train(cell, pair, engine, load_prompts("selbench:tiny/prompts.jsonl"), folder, observe)
+        return load_file(folder / "checkpoint" / "final" / "model.safetensors")
+
+    whole = weights_after(tmp_path / "whole", 0)
+    with pytest.raises(KeyboardInterrupt):
+        weights_after(tmp_path / "cut", 3)
+    resumed = weights_after(tmp_path / "cut", 0)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)

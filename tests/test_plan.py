@@ -204,6 +204,15 @@ def test_harmless_changes_come_first() -> None:
     assert nearest_fit(replace(work, micro_batch=1), QWEN3_8B, QWEN3_8B, gpu("rtx3090"), ["training.micro_batch"]) is None
 
 
+def test_a_limit_of_tokens_bounds_a_pass() -> None:
+    heavy = replace(WORK, micro_batch=16)
+    bounded = replace(heavy, micro_batch_tokens=4 * heavy.sequence)
+    four = activation_bytes(QWEN3_06B, 4, 1100, "float32", autocast=False)
+    assert named(bounded, QWEN3_06B, QWEN3_17B)["distil"].memory["activations"] == four
+    assert (heavy.one_pass, bounded.one_pass) == (True, False)
+    assert replace(heavy, micro_batch_tokens=1).together == 1
+
+
 def test_gpu_names() -> None:
     assert gpu("H100").memory == 80 * 2**30
     assert list(GPUS) == ["h200", "h100", "a100-80g", "a100-40g", "l40s", "rtx4090", "rtx3090"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from selbench.bench import loop, select, step_report
 from selbench.bench.grading import markdown
 from selbench.eval_model import summary
 from selbench.leaderboard import FORMATS, collect, render
@@ -14,6 +17,10 @@ from selbench.leaderboard import FORMATS, collect, render
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("*/plan.json"))
 MODELS = ROOT / "results" / "models"
+MEASURED = [
+    ("step", "step-152k", step_report.markdown), ("rivals", "step-152k-rivals", step_report.markdown),
+    ("select", "select", select.markdown), ("loop", "loop", loop.markdown),
+]  # fmt: skip
 
 
 def shown(name: str) -> list[str]:
@@ -44,6 +51,12 @@ def test_the_models_table_is_that_of_its_records() -> None:
 def test_the_readme_shows_the_measured_graders() -> None:
     found = json.loads((ROOT / "results" / "bench" / "grading.json").read_text(encoding="utf-8"))
     assert shown("grading") == markdown(found).splitlines()
+
+
+@pytest.mark.parametrize(("name", "file", "table"), MEASURED)
+def test_the_readme_shows_what_was_measured(name: str, file: str, table: Callable[[dict[str, Any]], str]) -> None:
+    found = json.loads((ROOT / "results" / "bench" / f"{file}.json").read_text(encoding="utf-8"))
+    assert shown(name) == table(found).splitlines()
 
 
 def test_published_records_come_from_clean_code() -> None:

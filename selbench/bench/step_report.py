@@ -8,7 +8,7 @@ from typing import Any
 
 from selbench.bench.rivals import RIVALS
 
-__all__ = ["figure", "render"]
+__all__ = ["figure", "markdown", "render"]
 
 Record = dict[str, Any]
 OURS = "selbench"
@@ -54,6 +54,19 @@ def render(found: Record) -> None:
     console.print(f"losses of the exact implementations, all rows: at most {_loss_spread(found['summary']):.0e} apart, relatively")
     for reason in found["left_out"]:
         console.print(f"left out: {reason}", highlight=False)
+
+
+def markdown(found: Record) -> str:
+    """The table of each size, one under the other; sizes are named in the first column where there are several."""
+    columns = ["implementation", "ms, median", "range", "× dense", "× best rival", "peak MB", "loss error", "gradient error"]
+    exact, several = {(e["vocabulary"], e["entry"]): e for e in found["exactness"]}, len(found["sizes"]) > 1
+    lines = ["| " + " | ".join([*(["V", "N"] * several), *columns]) + " |"]
+    lines.append("|" + " ---: |" * (2 * several) + " --- |" + " ---: |" * (len(columns) - 1))
+    for record in found["summary"]:
+        size = [f"{record['vocabulary']:,}", f"{record['rows']:,}"] * several
+        cells = [f"`{record['entry']}`", *_cells(record, exact.get((record["vocabulary"], record["entry"])))]
+        lines.append("| " + " | ".join([*size, *cells]) + " |")
+    return "\n".join(lines)
 
 
 def _cells(record: Record, exact: Record | None) -> list[str]:
