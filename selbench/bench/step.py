@@ -120,13 +120,8 @@ def measure(settings: Settings, command: str = "") -> Record:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        base = {
-            "seed": settings.seed,
-            "dtype": settings.dtype,
-            "device": settings.device,
-            "target_entropy": settings.entropy,
-            "budget": 100.0,
-        }
+        base = {"seed": settings.seed, "dtype": settings.dtype, "device": settings.device, "budget": 100.0}
+        base["target_entropy"] = settings.entropy
         real = None
         if settings.real:
             real = _collect(settings, Path(folder), progress)
