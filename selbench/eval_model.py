@@ -113,7 +113,8 @@ def _identity_problems(source: str, folder: Path) -> list[str]:
     """Whether `folder` holds records of other weights: another model of this name, or one that changed since."""
     from selbench.models import identity
 
-    if not (folder / "passport.json").exists() or not list(folder.glob("eval/*/meta.json")):
+    held = [*folder.glob("eval/*/meta.json"), *folder.glob("eval/*/partial.jsonl")]
+    if not (folder / "passport.json").exists() or not held:
         return []
     before = read_json(folder / "passport.json").get("models", {}).get("student", {})
     now = identity(source)

@@ -36,16 +36,21 @@ def evaluate_task(
 ) -> float:  # fmt: skip
     """Evaluate one task: samples.parquet, then meta.json in `folder`. Returns the accuracy over all n·k records.
 
-    Raises RuntimeError when lm-eval lost a response: a denominator never shrinks.
+    partial.jsonl holds the responses until then: where a process was killed, the next one goes on with the first block of
+    requests that is missing, and leaves the records that the first one would have left. Seconds are those of all of them.
+
+    Raises RuntimeError when the engine or lm-eval lost a response: a denominator never shrinks.
     """
-    from selbench.lm import EngineLM
+    from selbench.lm import BATCHES, BLOCK, EngineLM, Partial
 
     began = time.perf_counter()
     samples = settings.samples_of(task.samples)
     if settings.template is not None:
         renderer = replace(renderer, template=template_text(settings.template))
     sampling = Sampling(settings.max_tokens, settings.temperature, settings.top_p, settings.top_k)
-    lm = EngineLM(engine, renderer, sampling, derive(seed, 0, f"evaluate/{task.name}"), progress)
+    partial = Partial(folder / "partial.jsonl", fingerprint)
+    own_seed = derive(seed, 0, f"evaluate/{task.name}")
+    lm = EngineLM(engine, renderer, sampling, own_seed, progress, partial=partial, block=max(BLOCK, BATCHES * settings.batch))
     rows = task.load()
     asked = rows[: settings.problems]
     reported = _lm_eval(task, lm, samples, settings)
@@ -65,8 +70,9 @@ def evaluate_task(
         "template": renderer.template, "thinking": renderer.thinking, "prompt_sha256": renderer.sha256(), "seed": seed,
         "settings": settings.model_dump(mode="json"), "accuracy": accuracy, "lm_eval_acc": reported, "tokens": tokens,
         "generation_seconds": lm.seconds, "tokens_per_second": tokens / lm.seconds if lm.seconds else None,
-        "seconds": time.perf_counter() - began, "peak_memory_bytes": peak_memory(),
+        "seconds": time.perf_counter() - began + lm.earlier_seconds, "peak_memory_bytes": peak_memory(),
     })  # fmt: skip
+    partial.close()
     return accuracy
 
 

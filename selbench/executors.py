@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from selbench.execution import Allowance
 from selbench.provenance import usable_cores
 from selbench.records import write_json
 from selbench.registry import PLUGINS
+from selbench.rollout import EngineError
 from selbench.sweep import Job, job_folder, work
 
 Allowances = Mapping[str, Allowance]
@@ -44,37 +46,92 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _process(job: Job, root: Path, device: str, allowance: Allowance | None) -> None:
-    """A worker process: its output goes to log.txt in the job's folder."""
-    folder = job_folder(job, root)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        (folder / "log.txt").open("a", encoding="utf-8", buffering=1) as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-    ):
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        import torch
+def _log_to(folder: Path) -> None:
+    """From here on all output of this process, that of libraries below Python included, goes to log.txt in `folder`.
 
+    The streams stay the same objects: a handler that a library made of them while it worked for one job outlives that job.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        for number, stream in enumerate((sys.stdout, sys.stderr), 1):
+            stream.flush()
+            stream.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
+            os.dup2(log.fileno(), number)
+
+
+def _serve(pipe: Connection, root: Path, device: str) -> None:
+    """A worker process: jobs from the pipe, one after the other, each with a log of its own, until the other end is closed.
+
+    A job that the user can mend (UserError) is answered with False. Any other error ends the process, and so does that of an
+    engine: what it left in memory or on the device is not known.
+    """
+    import torch
+
+    _die_with_parent()
+    while (task := _received(pipe)) is not None:
+        job, allowance = task
+        _log_to(job_folder(job, root))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        _die_with_parent()
         try:
             work(job, root, device, allowance)
+            fine = True
         except UserError as error:
             print(error, file=sys.stderr)
-            sys.exit(2)
+            if isinstance(error, EngineError):
+                sys.exit(2)
+            fine = False
+        gc.collect()  # models in reference cycles would stay beside those of the next job
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        pipe.send(fine)
+
+
+def _received(pipe: Connection) -> Any:
+    """The next message; None when there will be none: the other end is closed, or gone with its process."""
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        return None
+
+
+class _Worker:
+    """A worker process as its parent sees it. `job` is what it is at; None: it was told to end."""
+
+    def __init__(self, context: Any, root: Path, device: str) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, root, device))
+        self.process.start()
+        theirs.close()
+        self.job: Job | None = None
+
+    def give(self, job: Job, allowance: Allowance | None) -> None:
+        self.job = job
+        with contextlib.suppress(OSError):  # it died meanwhile: its end tells
+            self.pipe.send((job, allowance))
+
+    def dismiss(self) -> None:
+        self.job = None
+        self.pipe.close()
+
+    def handles(self) -> list[Any]:
+        """What becomes ready when there is news of it."""
+        return [self.process.sentinel, *([self.pipe] if self.job else [])]
+
+    def reply(self) -> bool | None:
+        """Whether its job went well; None: no word of it."""
+        return _received(self.pipe) if self.job and self.pipe.poll() else None
 
 
 def run_jobs(
-    jobs: Sequence[Job], root: Path, device: str, workers: int, tick: Callable[[set[str]], None], allowances: Allowances = NOTHING
-) -> list[Job]:
+    jobs: Sequence[Job], root: Path, device: str, workers: int, tick: Callable[[set[str]], None], allowances: Allowances = NOTHING,
+    *, shared: bool = False,
+) -> list[Job]:  # fmt: skip
     """Run jobs in up to `workers` processes at a time; returns those that failed. `tick(running folders)` is called often.
 
-    allowances: what the cells of a pair may take, by its name.
-
-    Each job has a process of its own, so that a crash (or the kernel's memory killer) costs that job alone. Processes are
-    forked from a server that has the heavy imports behind it.
+    allowances: what the cells of a pair may take, by its name. shared: a process does one job after the other, so that what it
+    holds between them (an engine that takes half a minute to start) is paid once; else each job has a process of its own.
+    Either way a crash (or the kernel's memory killer) costs the job at hand alone: a fresh process does the rest. Processes
+    are forked from a server that has the heavy imports behind it.
     """
     os.environ.update(thread_environment(workers))
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -82,25 +139,37 @@ def run_jobs(
     if method == "forkserver":
         context.set_forkserver_preload(["selbench.preload"])
     waiting, failed = list(jobs), []
-    running: dict[int, tuple[Any, Job]] = {}
+    crew: list[_Worker] = []
+
+    def hand(worker: _Worker) -> None:
+        job = waiting.pop(0)
+        worker.give(job, allowances.get(job.pair.name))
+
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                job = waiting.pop(0)
-                process = context.Process(target=_process, args=(job, root, device, allowances.get(job.pair.name)))
-                process.start()
-                running[process.sentinel] = (process, job)
-            for sentinel in wait(list(running), timeout=0.5):
-                process, job = running.pop(sentinel)  # type: ignore[arg-type]
-                process.join()
-                if process.exitcode != 0:
+        while waiting or crew:
+            while waiting and len(crew) < workers:
+                crew.append(_Worker(context, root, device))
+                hand(crew[-1])
+            tick({worker.job.folder for worker in crew if worker.job})
+            wait([handle for worker in crew for handle in worker.handles()], timeout=0.5)
+            for worker in list(crew):
+                gone = not worker.process.is_alive()  # asked first: a word said before the end is still read
+                fine, job = worker.reply(), worker.job
+                if job and not fine and (gone or fine is False):
                     failed.append(job)
-                    _note_crash(job, root, process.exitcode)
-            tick({job.folder for _, job in running.values()})
+                    _note_crash(job, root, worker.process.exitcode)
+                if gone:
+                    worker.dismiss()
+                    crew.remove(worker)
+                elif fine is not None and shared and waiting:
+                    hand(worker)
+                elif fine is not None:
+                    worker.dismiss()
+        tick(set())
     finally:
-        for process, _ in running.values():
-            process.terminate()
-            process.join()
+        for worker in crew:
+            worker.process.terminate()
+            worker.process.join()
     return failed
 
 

@@ -1,7 +1,7 @@
 """The cost ledger of a run: seconds, FLOPs and memory by phase, beside full-token steps and what the machine can do.
 
-`ledger.json` holds nothing that `ledger_of` does not recompute from `metrics.jsonl`, `eval/*/meta.json`, `eval/*/samples.parquet`
-and the two facts in it that are not in these: the roofline measured on the machine, and the shape of the evaluated model.
+`ledger.json` holds nothing that `ledger_of` does not recompute from `metrics.jsonl`, `eval/*/meta.json`, `eval/*/samples.parquet`,
+`engine.json`, and the two facts in it that are not in these: the roofline measured on the machine, and the shape of the evaluated model.
 What a record does not say is null, never 0.
 """
 
@@ -81,7 +81,14 @@ def ledger_of(folder: Path, roofline: Mapping[str, Any] | None, model: Shape) ->
     evaluations = {path.parent.name: _evaluation(path.parent, model) for path in sorted(folder.glob("eval/*/meta.json"))}
     steps = summarise(records.read_metrics(folder / "metrics.jsonl"), roofline)
     facts = {"roofline": dict(roofline) if roofline else None, "model": asdict(model)}
-    return {"schema": records.SCHEMA, **facts, **steps, "evaluation": evaluations}
+    return {"schema": records.SCHEMA, **facts, **steps, "evaluation": evaluations, "engine": _engine(folder / "engine.json")}
+
+
+def _engine(path: Path) -> dict[str, Any]:
+    """Seconds to start the engine by part of the run: 0 where the process had one already or none is started, null where unrecorded."""
+    said = records.read_json(path) if path.exists() else {}
+    return {f"{part}_start_seconds": (said.get(part) or {}).get("startup_seconds", 0.0 if part in said else None)
+            for part in ("training", "evaluation")}  # fmt: skip
 
 
 def _evaluation(folder: Path, model: Shape) -> dict[str, Any]:

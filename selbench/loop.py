@@ -66,7 +66,9 @@ def _steps(
     body = Backbone(pair.student, how.gradient_checkpointing)
     backbone, optimiser = accelerator.prepare(body, build_optimiser(trained, settings, pair.device))
     sampling = Sampling(settings.max_response_tokens, settings.temperature, settings.top_p, settings.top_k)
-    for step in range(1 + restore(accelerator, backbone, folder), settings.steps + 1):
+    done_before = restore(accelerator, backbone, folder)
+    engine.sync(pair.student)
+    for step in range(1 + done_before, settings.steps + 1):
         clock = Clock(cuda=on_gpu)
         rate = settings.learning_rate * min(1.0, step / max(1, settings.warmup_steps))
         set_rate(optimiser, rate)
@@ -77,6 +79,7 @@ def _steps(
             ]
             with accelerator.autocast():  # the precision of the passes that score what is drawn here
                 rollouts = sample(accelerator, pair, engine, asked, sampling, cell, step)
+            engine.rest()
         done = distil_step(
             accelerator, cell, pair, backbone, optimiser, rollouts, clock, step,
             read=teacher_rollouts(pair, rollouts, asked), pictured=PICTURED if edge else (), dump=folder, execution=how,
@@ -100,7 +103,8 @@ def _steps(
             halved = {"execution": asdict(done.execution)} if done.execution != how else {}  # the GPU ran out of memory in this step
             if halved:
                 store(folder, done.execution, allowance.limit)
-            record = {"step": step, "learning_rate": rate, **done.record, **observed, **cost, **halved}
+            gap = {f"engine_gap_{name}": value for name, value in asdict(rollouts.gap).items()} if rollouts.gap else {}
+            record = {"step": step, "learning_rate": rate, **done.record, **gap, **observed, **cost, **halved}
             measured = {"seconds": clock.seconds, "peak_bytes": clock.peaks, "peak_memory_bytes": clock.peak or peak_memory()}
             append_line(folder / "metrics.jsonl", {**record, **measured})
             if step == 2:  # Adam's moments are there from now on

@@ -15,6 +15,7 @@ from selbench.privileged import context_problems
 from selbench.prompt_sources import EMBEDDED, local_file
 from selbench.prompts import Prompt, PromptSet, prompts_changed, training_prompts
 from selbench.records import BASE, SAMPLE_COLUMNS, read_json, read_metrics, read_table
+from selbench.rollout.choose import engine_problems
 from selbench.sources import Unreachable, hub_reachable
 from selbench.strategy import STRATEGIES, Strategy
 from selbench.sweep import Base, Job, is_complete, job_folder, pair_of
@@ -111,7 +112,8 @@ class Checked:
 
 def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
     """Loads tokenizers, configurations, prompts, task rows and finished records, no weights."""
-    problems, unreached, warnings = [*_unwritable(root), *_parameter_problems(protocol)], list[str](), list[str]()
+    problems = [*_unwritable(root), *_parameter_problems(protocol), *engine_problems(protocol.engine)]
+    unreached, warnings = list[str](), list[str]()
     specs = [pair_of(pair) for pair in protocol.pairs]
     mirrored = bool(os.environ.get(MIRROR))
     online = not protocol.prompts.startswith(EMBEDDED) and local_file(protocol.prompts) is None and not mirrored

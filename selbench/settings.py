@@ -81,7 +81,16 @@ class Loss(Frozen):
     tail: Literal["renormalise", "append", "sampled", "none"] = Field(default="renormalise", description="local_support: mass outside")
     temperature: Annotated[float, Field(gt=0)] = Field(default=1.0, description="divides both models' logits inside the loss")
     normaliser: Literal["kept_tokens", "per_sample_kept", "all_valid"] = "kept_tokens"
+    importance_cap: Annotated[float, Field(ge=1)] | None = Field(
+        default=None, description="policy_gradient: most that a token's p_trainer / p_engine weighs; none: off"
+    )
     special_token_mask: tuple[str, ...] = Field(default=(), description="first occurrence of each of their ids leaves the candidates")
+
+    @model_validator(mode="after")
+    def _importance(self) -> Loss:
+        if self.importance_cap is not None and self.kind != "policy_gradient":
+            raise ValueError(f"importance_cap weighs the sampled tokens of policy_gradient; {self.kind} is exact whatever was sampled")
+        return self
 
 
 class Evaluation(Frozen):

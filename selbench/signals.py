@@ -15,8 +15,8 @@ else:
     Tensor = Any  # strategies annotate with it; torch itself is imported when a tensor first exists
 
 __all__ = [
-    "SIGNALS", "Signals", "StrategyError", "Tensor", "median", "min_max", "order_statistics", "prefix_ema", "quantile", "rank",
-    "signal_top_k",
+    "SIGNALS", "Signals", "StrategyError", "Tensor", "hashed_uniform", "median", "min_max", "order_statistics", "prefix_ema", "quantile",
+    "rank", "signal_top_k",
 ]  # fmt: skip
 
 BLOCK = 1 << 16  # tokens hashed together: what lies between two operations stays in the cache
@@ -93,7 +93,7 @@ class Signals:
 
         start = derive(self._seed, 0, purpose) >> 1
         blocks = zip(self.sample.split(BLOCK), self.position.split(BLOCK), strict=True)
-        return torch.cat([_uniform(sample * 0x100000001, position, start) for sample, position in blocks])
+        return torch.cat([hashed_uniform(sample * 0x100000001, position, start) for sample, position in blocks])
 
     def keeping(self, names: tuple[str, ...], seed: int) -> Signals:
         """The view that one strategy gets: its declared signals and its own random stream."""
@@ -171,7 +171,7 @@ def prefix_ema(z: Tensor, s: Signals, alpha: float = 0.9) -> Tensor:
     return smooth
 
 
-def _uniform(state: Tensor, position: Tensor, start: int) -> Tensor:
+def hashed_uniform(state: Tensor, position: Tensor, start: int) -> Tensor:
     """SplitMix64's finaliser on `state` (n,) int64, in place; (n,) float64 in (0, 1)."""
     state.add_(position * 0x1F123BB5).add_(start)
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):

@@ -102,7 +102,8 @@ def gradients(
     student_head, teacher_head, teacher_body = head_of(pair.student), head_of(pair.teacher), pair.teacher.get_decoder()
     rows, groups = layout(rollouts), micro_batches(rollouts, how.micro_batch, cell.protocol.training.micro_batch_tokens)
     read_rows = rows_after(rows, rollouts, read)
-    needs = tuple(dict.fromkeys((*strategy.needs, *pictured)))
+    corrected = loss.importance_cap is not None and rollouts.logprobs is not None  # else the engine is the trainer
+    needs = tuple(dict.fromkeys((*strategy.needs, *pictured, *(("student_logprob",) if corrected else ()))))
     if dropout := bool(cell.protocol.lora and cell.protocol.lora.dropout):
         torch.manual_seed(derive(cell.seed, step, f"dropout/{accelerator.process_index}"))
     one_pass = len(groups) == 1 and not dropout and needs_student(needs)  # the pass that scores is the pass of the loss
@@ -136,6 +137,9 @@ def gradients(
     with clock("select"):
         weight, facts = select_globally(strategy, cell, rows, values, len(rollouts), step)
         kept = weight > 0
+        if corrected:
+            importance, shown = importance_weights(values["student_logprob"], rollouts, rows, float(loss.importance_cap or 1))
+            weight, facts = weight * importance, {**facts, **shown}
         chosen = [number for number, group in enumerate(groups) if bool(kept[rows.of(group)].any())] or [0]
         held = {n: theirs[kept[rows.of(groups[n])].to(theirs.device)] for n, theirs in held.items() if n in chosen}
     unread = [number for number in chosen if number not in held] if how.teacher_rows != "recomputed" else []
@@ -195,6 +199,18 @@ def select_globally(
         "nonfinite_signals": sum(int((~value.isfinite()).sum()) for value in whole.values()),
     }  # fmt: skip
     return everywhere[begin : begin + len(rows)], facts
+
+
+def importance_weights(trainer: Tensor, rollouts: Rollouts, rows: Rows, cap: float) -> tuple[Tensor, dict[str, float]]:
+    """min(cap, p_trainer / p_engine) (N,) of the sampled tokens, and its mean and the share at the cap, for the record.
+
+    trainer: (N,) ln p of the sampled tokens under the trained weights, nats. Truncated importance sampling between an engine and a
+    trainer that round differently: Yao et al. (2025), "Your efficient RL framework secretly brings you off-policy RL training".
+    """
+    assert rollouts.logprobs is not None
+    engine = torch.tensor([rollouts.logprobs[s][p] for s, p in zip(rows.sequence.tolist(), rows.position.tolist(), strict=True)])
+    ratio = (trainer - engine).exp()
+    return ratio.clamp_max(cap), {"importance_mean": float(ratio.mean()), "importance_capped": float((ratio > cap).float().mean())}
 
 
 def with_parameters(cell: Cell) -> Strategy:

@@ -125,7 +125,7 @@ def rate_of(protocol: Protocol, device: str) -> Literal["bf16", "fp32"]:
 
 def _train_and_evaluate(job: Job, folder: Path, device: str, rates: dict[str, Any], allowance: Allowance | None) -> Shape:
     """What is missing of both. Returns the shape of the model that is evaluated."""
-    from selbench.rollout.hf import HFEngine
+    from selbench.rollout.choose import facts_of, open_engine
 
     protocol, spec = job.protocol, pair_of(job.pair)
     settings = protocol.model.model_dump()
@@ -146,7 +146,9 @@ def _train_and_evaluate(job: Job, folder: Path, device: str, rates: dict[str, An
         pair.teacher = None
     if isinstance(job, Base):
         _write_identity(job, folder, pair, rates)
-    engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id, batch=protocol.evaluation.batch)
+    engine = open_engine(protocol, pair, training=False)
+    engine.sync(pair.student)
+    note_engine(folder, "evaluation", facts_of(engine))
     seed = job.seed if isinstance(job, Cell) else 0
     shape = shape_of(pair.student)
     with fitting_threads(shape.hidden_size, shape.intermediate_size, protocol.evaluation.batch):
@@ -155,13 +157,14 @@ def _train_and_evaluate(job: Job, folder: Path, device: str, rates: dict[str, An
             wanted = job.evaluation_fingerprint(name, task.version)
             if not is_evaluated(place, wanted):
                 evaluate_task(task, engine, pair.renderer, protocol.evaluation, seed, place, wanted)
+    engine.close()
     return shape
 
 
 def _train(cell: Cell, folder: Path, pair: Pair, prompts: PromptSet, allowance: Allowance | None) -> None:
     from selbench.diagnose.template import probe_prompts, special_token_gaps
     from selbench.loop import train
-    from selbench.rollout.hf import HFEngine
+    from selbench.rollout.choose import facts_of, open_engine
 
     if folder.joinpath("trained.json").exists():
         raise UserError(f"{folder}: holds the records of another protocol content; delete it or use another --output")
@@ -170,12 +173,22 @@ def _train(cell: Cell, folder: Path, pair: Pair, prompts: PromptSet, allowance: 
     gaps = special_token_gaps(pair, asked, max_tokens=min(128, training.max_response_tokens), marks=cell.protocol.loss.special_token_mask)
     write_json(folder / "passport.json", {**read_json(folder / "passport.json"), "template_gaps": gaps.content()})
     print("\n".join(gaps.lines()), file=sys.stderr)
-    engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id, batch=training.rollout_batch)
+    engine = open_engine(cell.protocol, pair, training=True)
     train(cell, pair, engine, prompts, folder, observer(pair.spec, pair.renderer), allowance)
+    note_engine(folder, "training", facts_of(engine))
+    engine.close()
+
+
+def note_engine(folder: Path, part: str, facts: dict[str, Any]) -> None:
+    """engine.json: what answered in this part of the run, what starting it cost, and how the weights reached it."""
+    path = folder / "engine.json"
+    write_json(path, {**(read_json(path) if path.exists() else {"schema": 1}), part: facts})
 
 
 def _write_identity(job: Job, folder: Path, pair: Pair, rates: dict[str, Any], prompts: PromptSet | None = None) -> None:
     """config.yaml and passport.json: what is run, and where, before anything is run. rates: what that machine can do."""
+    from selbench.rollout.choose import engine_for
+
     content = job.model_dump(mode="json") if isinstance(job, Cell) else {"protocol": job.protocol.model_dump(mode="json"), "role": job.role}
     write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))
     pinned = job.protocol.model
@@ -185,7 +198,8 @@ def _write_identity(job: Job, folder: Path, pair: Pair, rates: dict[str, Any], p
         models["teacher"] = identity(pair.spec.teacher, pair.teacher, pinned.teacher_revision)
     renderer = pair.renderer
     facts = context_facts(pair) | passport(
-        protocol=job.protocol.name, protocol_fingerprint=job.protocol.fingerprint(), seed=getattr(job, "seed", None), engine="hf",
+        protocol=job.protocol.name, protocol_fingerprint=job.protocol.fingerprint(), seed=getattr(job, "seed", None),
+        engine=engine_for(job.protocol.engine, pair.device.type),
         roofline=rates, models=models, prompt_sha256=renderer.sha256(), rendered_example=renderer.text("1+1"),
         training_prompts=prompts.report.identity() if prompts else None, grader=GRADER,
         tasks={name: TASKS.get(name).facts() for name in job.protocol.tasks},

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from selbench.errors import RecordError
 from selbench.records import VERDICTS
 from selbench.scores import UNREADABLE, answer_matrices, score_table
-from selbench.stats import accuracy_interval, average_at_k, majority_at_k, pass_at_k
+from selbench.stats import accuracy_interval, average_at_k, bayes_at_n, majority_at_k, pass_at_k, run_interval
 
 Matrix = NDArray[np.int64]
 
@@ -79,7 +79,14 @@ def test_pass_refuses_what_was_not_sampled(k: int) -> None:
 
 @pytest.mark.parametrize("bad", [[], [[]], [1, 0], [[0.5]], [[2]], [[float("nan")]]])
 def test_estimators_refuse_what_is_not_a_matrix_of_0_and_1(bad: Any) -> None:
-    for estimate in (average_at_k, accuracy_interval, lambda c: pass_at_k(c, 1), lambda c: majority_at_k(np.zeros_like(c), c)):
+    for estimate in (
+        average_at_k,
+        accuracy_interval,
+        bayes_at_n,
+        run_interval,
+        lambda c: pass_at_k(c, 1),
+        lambda c: majority_at_k(np.zeros_like(c), c),
+    ):
         with pytest.raises(ValueError, match="array of 0 and 1"):
             estimate(bad)
 
@@ -169,6 +176,44 @@ def test_bootstrap_is_seeded_narrows_and_agrees_with_the_standard_error() -> Non
     assert few.high - few.low > 2 * (one.high - one.low)
     wide, _ = accuracy_interval(correct, level=0.99)
     assert wide.high - wide.low > one.high - one.low
+
+
+def published_bayes(correct: Matrix, weights: Sequence[float], prior: float) -> tuple[float, float]:
+    """Mean and standard deviation of Bayes@N for outcomes 0..C with these weights: arXiv:2510.04265, algorithm 1, term by term."""
+    problems, samples = correct.shape
+    total = prior * len(weights) + samples
+    counts = [[prior + sum(int(value) == c for value in row) for c in range(len(weights))] for row in correct]
+    mean = weights[0] + sum(n * (w - weights[0]) for row in counts for n, w in zip(row, weights, strict=True)) / (problems * total)
+    squares = [sum(n / total * (w - weights[0]) ** 2 for n, w in zip(row, weights, strict=True)) for row in counts]
+    means = [sum(n / total * (w - weights[0]) for n, w in zip(row, weights, strict=True)) for row in counts]
+    return mean, math.sqrt(sum(s - m**2 for s, m in zip(squares, means, strict=True)) / (problems**2 * (total + 1)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(matrices(), st.sampled_from((0.5, 1.0, 3.0)))
+def test_bayes_is_the_published_formula(correct: Matrix, prior: float) -> None:
+    mean, deviation = published_bayes(correct, (0.0, 1.0), prior)
+    found = bayes_at_n(correct, prior=(prior, prior))
+    assert found.mean == pytest.approx(mean)
+    assert (found.low, found.high) == pytest.approx((mean - 1.959964 * deviation, mean + 1.959964 * deviation), abs=1e-6)
+    turned = bayes_at_n(1 - correct, prior=(prior, prior))
+    assert (turned.mean, turned.low, turned.high) == pytest.approx((1 - found.mean, 1 - found.high, 1 - found.low))
+
+
+def test_bayes_refuses() -> None:
+    for prior, level in (((0.0, 1.0), 0.95), ((1.0, 1.0), 95.0)):
+        with pytest.raises(ValueError, match="prior of positive counts"):
+            bayes_at_n([[1, 0]], prior=prior, level=level)
+
+
+def test_the_interval_of_one_run_by_hand() -> None:
+    """Shares 1/2 and 1/4 of 4: variance (1/4 + 3/16) / 3 / 4 = 0.0364583; no spread inside problems: 0.05 = (1 - d)**8."""
+    found = run_interval([[1, 1, 0, 0], [1, 0, 0, 0]])
+    half = 1.959964 * math.sqrt((1 / 4 + 3 / 16) / 3 / 4)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.375, 0.375 - half, 0.375 + half), abs=1e-6)
+    none = run_interval([[0, 0, 0, 0]] * 2)
+    assert (none.low, none.high) == pytest.approx((0, 1 - 0.05 ** (1 / 8)))
+    assert math.isnan(run_interval([[1], [0]]).low), "one sample says nothing of how samples differ"
 
 
 def records(answers: Sequence[Sequence[tuple[str, str | None]]]) -> pd.DataFrame:

@@ -312,12 +312,17 @@ class Parrot:
     def __init__(self, count: int, *, finish: Sequence[str] = ("stop", "length")) -> None:
         self.count, self.finish = count, finish
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None) -> Rollouts:
-        numbers = range(len(prompts))
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None, first: int = 0
+    ) -> Rollouts:
+        numbers = range(first, first + len(prompts))
         return Rollouts.of(prompts, [[n % self.count] for n in numbers], [self.finish[n // 2 % len(self.finish)] for n in numbers])
 
     def sync(self, student: Any) -> None:
         """Nothing to take over."""
+
+    def rest(self) -> None:
+        """Nothing is held."""
 
     def close(self) -> None:
         """Nothing to free."""

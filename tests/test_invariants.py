@@ -37,7 +37,10 @@ def rollouts_of(pair: Pair, count: int = 12, seed: int = 3) -> Rollouts:
 
 
 def reordered(rollouts: Rollouts, order: Sequence[int]) -> Rollouts:
-    return Rollouts(*[tuple(getattr(rollouts, name)[i] for i in order) for name in ("tokens", "mask", "start", "finish", "sample")])
+    moved: dict[str, Any] = {
+        name: tuple(getattr(rollouts, name)[i] for i in order) for name in ("tokens", "mask", "start", "finish", "sample")
+    }
+    return Rollouts(**moved)
 
 
 def one_step(pair: Pair, cell: Cell, rollouts: Rollouts) -> tuple[Step, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The paired interval against a plain double loop and against its known variance."""
+"""Intervals over seeds and problems: against plain loops, scipy's one-factor tests and their known variance."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from selbench.stats import paired_interval, seed_spread
+from selbench.stats import SCOPES, THESE, differences, hierarchical_bootstrap, levels, paired_interval, seed_spread, seed_t
+from selbench.stats.crossed import mean_squares
 
 Array = NDArray[np.float64]
 
@@ -108,3 +112,148 @@ def test_refuses_missing_values() -> None:
 def test_seed_spread() -> None:
     assert seed_spread([0.7, 0.8, 0.9]) == pytest.approx(0.1)
     assert math.isnan(seed_spread([0.7]))
+
+
+# Crossed effects
+
+
+def noise(draw: int, strategies: int = 4, seeds: int = 3, problems: int = 12) -> Array:
+    """(M, S, P) with effects of each factor."""
+    rng = np.random.default_rng(draw)
+    shape = (strategies, seeds, problems)
+    return np.clip(0.5 + sum(rng.normal(0, 0.1, [n if d in dims else 1 for d, n in enumerate(shape)]) for dims in FACTORS), 0, 1)
+
+
+FACTORS = ((0,), (1,), (2,), (0, 1), (0, 2), (0, 1, 2))
+TABLES = st.builds(noise, st.integers(0, 10_000), st.integers(2, 5), st.integers(2, 5), st.integers(3, 20))
+
+
+@settings(max_examples=40, deadline=None)
+@given(TABLES)
+def test_mean_squares_add_up_to_the_variance(values: Array) -> None:
+    """Two-way analysis of variance, by its definition."""
+    x = values[0]
+    seeds, problems = x.shape
+    rows, columns = x.mean(axis=1, keepdims=True), x.mean(axis=0, keepdims=True)
+    expected = [problems * float(rows.var(ddof=1)), seeds * float(columns.var(ddof=1))]
+    expected.append(float(((x - rows - columns + x.mean()) ** 2).sum()) / ((seeds - 1) * (problems - 1)))
+    assert mean_squares(x) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(TABLES, st.integers(0, 5), st.sampled_from(SCOPES))
+def test_effects_know_no_order_and_no_constant(values: Array, seed: int, scope: str) -> None:
+    rng = np.random.default_rng(seed)
+    first = differences(values)
+    mixed = values[:, rng.permutation(values.shape[1])][:, :, rng.permutation(values.shape[2])]
+    for other in (differences(mixed), differences(values + 0.25), differences(values + rng.normal(size=(1, *values.shape[1:])))):
+        for name in ("interval", "differs", "above", "below"):
+            assert np.asarray(getattr(other, name)(scope=scope)) == pytest.approx(np.asarray(getattr(first, name)(scope=scope)), abs=1e-7)
+    assert levels(mixed).interval(scope=scope) == pytest.approx(np.asarray(levels(values).interval(scope=scope)), abs=1e-7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 6))
+def test_two_strategies_on_these_problems_are_students_t_over_seeds(draw: int, seeds: int) -> None:
+    values = noise(draw, 2, seeds)
+    by_seed = (values[1] - values[0]).mean(axis=1)
+    found = scipy.stats.ttest_1samp(by_seed, 0)
+    effects, ends = differences(values), found.confidence_interval(0.95)
+    assert float(effects.differs(scope=THESE)[0]) == pytest.approx(found.pvalue)
+    assert seed_t(by_seed) == pytest.approx(found.pvalue)
+    interval = effects.at(0, scope=THESE)
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((by_seed.mean(), ends.low, ends.high))
+    same = max(scipy.stats.ttest_1samp(by_seed, m, alternative=side).pvalue for m, side in ((-0.1, "greater"), (0.1, "less")))
+    assert float(effects.equivalent(0.1, THESE)[0]) == pytest.approx(same)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 40))
+def test_one_run_is_the_paired_t_over_problems(draw: int, problems: int) -> None:
+    values = noise(draw, 3, 1, problems)
+    effects = differences(values)
+    for place in (0, 1):
+        found = scipy.stats.ttest_rel(values[place + 1, 0], values[0, 0])
+        ends = found.confidence_interval(0.95)
+        assert (effects.at(place).low, effects.at(place).high) == pytest.approx((ends.low, ends.high))
+        assert float(effects.differs()[place]) == pytest.approx(found.pvalue)
+    assert np.isnan(effects.differs(scope=THESE)).all()
+    assert np.isnan(effects.interval(scope=THESE)).all()
+    from lm_eval.api.metrics import mean_stderr
+
+    assert float(levels(values).error()[0]) == pytest.approx(mean_stderr(list(values[0, 0]))), "the harness's standard error"
+
+
+@settings(max_examples=40, deadline=None)
+@given(TABLES, st.sampled_from((0.9, 0.95, 0.99)), st.sampled_from(SCOPES))
+def test_intervals_are_inside_what_the_p_values_exclude(values: Array, level: float, scope: str) -> None:
+    """p-values take the larger variance: at the ends of an interval they are at least (1 - level)/2, and exactly that for two."""
+    for x in (values, values[:2]):
+        effects = differences(x)
+        low, high = effects.interval(level, scope)
+        for place in range(len(x) - 1):
+            for p in (effects.above(float(low[place]), scope)[place], effects.below(float(high[place]), scope)[place]):
+                assert p >= (1 - level) / 2 - 1e-9
+                assert len(x) > 2 or p == pytest.approx((1 - level) / 2)
+
+
+def test_the_noise_of_the_table_is_learnt_from_all() -> None:
+    calm, wild = noise(0, 8, 3, 40), noise(0, 8, 3, 40)
+    wild[2:] += np.random.default_rng(1).normal(0, 0.5, size=(6, 3, 1))
+    assert float(differences(wild).error()[0]) > 1.5 * float(differences(calm).error()[0])
+    assert float(differences(wild, 2).mean[0]) == pytest.approx(-float(differences(wild).mean[1]))
+
+
+def test_where_all_answers_agree_the_ends_are_clopper_and_pearsons() -> None:
+    for share, right in ((0.0, 0), (1.0, 20)):
+        found = levels(np.full((1, 3, 20), share)).at(0)
+        ends = scipy.stats.binomtest(right, 20).proportion_ci(0.95, method="exact")
+        assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
+
+
+def test_equal_means_by_chance_are_not_certainty() -> None:
+    """Both seeds 1/2 in all, problems apart: no spread between seeds is seen, and there is noise all the same."""
+    values = np.array([[[0, 0, 0, 0], [0, 0, 0, 0]], [[1, 0, 1, 0], [0, 1, 0, 1]]], dtype=float)
+    effects = differences(values)
+    assert float(effects.error()[0]) > 0.1
+    assert float(effects.differs()[0]) > 0.05
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 3)), np.zeros((2, 3, 1)), np.zeros((0, 3, 4)), np.full((2, 3, 4), np.nan)])
+def test_effects_refuse(bad: Array) -> None:
+    with pytest.raises(ValueError, match=r"two problems or more|not finite"):
+        levels(bad)
+    with pytest.raises(ValueError, match="unknown scope"):
+        levels(noise(0)).interval(scope="all problems")
+    with pytest.raises(ValueError, match="two strategies"):
+        differences(noise(0, 1))
+
+
+# Hierarchical bootstrap
+
+
+def test_bootstrap_of_one_run_is_scipys() -> None:
+    answers = (np.random.default_rng(0).random((1, 40, 8)) < 0.3).astype(int)
+    found = hierarchical_bootstrap(answers, ("problem",), draws=20_000)
+    ends = scipy.stats.bootstrap((answers[0].mean(axis=1),), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high), abs=0.004)
+
+
+def test_each_level_of_the_bootstrap_brings_its_variance() -> None:
+    rng = np.random.default_rng(1)
+    chance = np.clip(0.5 + rng.normal(0, 0.1, (12, 1, 1)) + rng.normal(0, 0.25, (1, 50, 1)), 0.02, 0.98)
+    answers = (rng.random((12, 50, 4)) < chance).astype(int)
+    shares = answers.mean(axis=2)
+    expected: dict[tuple[str, ...], float] = {
+        ("seed",): shares.mean(axis=1).var() / 12,
+        ("problem",): shares.mean(axis=0).var() / 50,
+        ("sample",): (shares * (1 - shares)).mean() / 4 / 600,
+    }
+    expected |= {("seed", "problem"): expected["seed",] + expected["problem",], ("seed", "sample"): expected["seed",] + expected["sample",]}
+    for names, variance in expected.items():
+        found = hierarchical_bootstrap(answers, names, draws=2000)
+        assert (found.high - found.low) / (2 * 1.96) == pytest.approx(math.sqrt(variance), rel=0.12), names
+        assert found.low < found.mean < found.high
+    assert hierarchical_bootstrap(answers, draws=500) == hierarchical_bootstrap(answers, draws=500)
+    with pytest.raises(ValueError, match="cannot resample tokens"):
+        hierarchical_bootstrap(answers, ("tokens",))

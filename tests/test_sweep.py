@@ -95,11 +95,13 @@ class ScriptedEngine:
     def __init__(self, pair: Pair, responses: list[tuple[str, str]]) -> None:
         self.pair, self.responses = pair, responses
 
-    def generate(self, prompts: Any, sampling: Sampling, seed: int, progress: Progress | None = None) -> Rollouts:
-        texts = [self.responses[i % len(self.responses)] for i in range(len(prompts))]
+    def generate(self, prompts: Any, sampling: Sampling, seed: int, progress: Progress | None = None, first: int = 0) -> Rollouts:
+        texts = [self.responses[(first + i) % len(self.responses)] for i in range(len(prompts))]
         return Rollouts.of(prompts, [self.pair.renderer.encode_text(text) for text, _ in texts], [finish for _, finish in texts])
 
     def sync(self, student: Any) -> None: ...
+
+    def rest(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -133,7 +135,7 @@ def test_the_embedded_pair_is_what_it_claims(tiny_pair: Pair) -> None:
             wrong = [text.split("#")[-1].lstrip("0") != row["answer"] for text, row in zip(texts, rows, strict=True)]
             assert sum(w and p for w, p in zip(wrong, planted, strict=True)) >= 0.9 * sum(wrong)
     assert share["teacher"] > 0.98
-    assert 0.3 < share["student"] < 0.7
+    assert 0.3 < share["student"] < 0.8
 
 
 def test_training_prompts_and_test_problems_are_disjoint() -> None:

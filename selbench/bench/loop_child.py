@@ -1,9 +1,9 @@
 """One training run in a process of its own: `python -m selbench.bench.loop_child SPEC.json RESULT.json`.
 
-Whatever trains, the same instruments look on: the student's `generate` is wrapped, forward passes of both decoders, the backward pass
-and the optimiser are timed by hooks. What none of them covers is the rest: loss arithmetic, selection, batching, bookkeeping.
-Where the gradient of the head is computed differs, in the rest (selbench, within the loss) or in the backward pass (trl): of these two
-phases the sum is what compares.
+Whatever trains, the same instruments look on: what generates (the student's `generate`, or selbench's engine) is wrapped, forward
+passes of both decoders, the backward pass and the optimiser are timed by hooks. What none of them covers is the rest: loss arithmetic,
+selection, batching, bookkeeping. Where the gradient of the head is computed differs, in the rest (selbench, within the loss) or in the
+backward pass (trl): of these two phases the sum is what compares.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class Watch:
         def asked(*given: Any, **named: Any) -> Any:
             with self.phase("generate"):
                 out = generate(*given, **named)
-            self._look(named["input_ids"], named["attention_mask"], getattr(out, "sequences", out))
+            whole, ids = getattr(out, "sequences", out), named["input_ids"]
+            prompts = [row[seen.bool()].tolist() for row, seen in zip(ids, named["attention_mask"], strict=True)]
+            self.look(prompts, whole[:, ids.shape[1] :].tolist())
             return out
 
         vars(student)["generate"] = asked  # an attribute of the object: what asks this model to write passes here
@@ -88,16 +90,12 @@ class Watch:
 
         return wrapped
 
-    def _look(self, ids: Any, mask: Any, whole: Any) -> None:
-        """Compare the prompts with those that are due at this step, count what was written up to the first end token."""
-        import torch
-
-        prompts = sorted(row[seen.bool()].tolist() for row, seen in zip(ids, mask, strict=True))
-        if prompts != sorted(list(prompt) for prompt in self.expected[len(self.steps)]):
+    def look(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> None:
+        """Compare the prompts with those that are due at this step, count what was written up to the first end token, itself included."""
+        if sorted(map(list, prompts)) != sorted(map(list, self.expected[len(self.steps)])):
             raise AssertionError(f"step {len(self.steps) + 1}: the model was not asked the token ids that the renderer gives")
-        written = whole[:, ids.shape[1] :]
-        ended = torch.isin(written, torch.tensor(list(self.end_ids)))
-        self.now["tokens"] += int((ended.cumsum(1) - ended.long()).eq(0).sum())
+        for row in written:
+            self.now["tokens"] += next((n for n, token in enumerate(row, 1) if token in self.end_ids), len(row))
 
     def stamp(self) -> None:
         """The end of a step."""
@@ -116,7 +114,16 @@ def _selbench(spec: dict[str, Any], cell: Cell, pair: Pair, prompts: Sequence[Pr
         watch.stamp()
         return {}, None
 
-    engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id, batch=spec["batch"])
+    engine: Any = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id, batch=spec["batch"])
+    generate = engine.generate
+
+    def asked(prompts: Sequence[Sequence[int]], *given: Any, **named: Any) -> Any:
+        with watch.phase("generate"):
+            rollouts = generate(prompts, *given, **named)
+        watch.look(prompts, rollouts.responses())
+        return rollouts
+
+    engine.generate = asked
     train(cell, pair, engine, prompts, folder, observe)
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Engine", "Progress", "Rollouts", "Sampling"]
+from selbench.errors import UserError
+
+__all__ = ["Engine", "EngineError", "Gap", "Progress", "Rollouts", "Sampling"]
 
 Progress = Callable[[int, int], None]  # sequences done, sequences in all
+
+
+class EngineError(UserError):
+    """The engine failed, or its samples are not those of the weights being trained: the cell fails, in one line."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,23 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """|engine's - trainer's| log-probability of the same sampled tokens, in nats: mean, largest, and over how many tokens."""
+
+    mean: float
+    largest: float
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Rollouts:
     """Sequences as token ids: prompt and response in one, with a mask that says which tokens the student wrote.
 
     tokens[i], mask[i]: equally long lists; mask 1 = student token (a candidate), 0 = prompt, template or tool token.
     start[i]: index of the first response token. finish[i]: "stop" (ended by an end token) or "length" (cut at the limit).
     sample[i]: the sequence's number in the global batch.
+    logprobs[i]: of each response token as the engine saw it, in nats, of the raw logits (temperature 1); None: not asked for.
+    gap: how far the engine's log-probabilities are from the trainer's; None where one module does both.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -38,9 +55,14 @@ class Rollouts:
     start: tuple[int, ...]
     finish: tuple[str, ...]
     sample: tuple[int, ...]
+    logprobs: tuple[tuple[float, ...], ...] | None = None
+    gap: Gap | None = None
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], finish: Sequence[str], first: int = 0) -> Rollouts:
+    def of(
+        cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], finish: Sequence[str], first: int = 0,
+        logprobs: Sequence[Sequence[float]] | None = None,
+    ) -> Rollouts:  # fmt: skip
         """Single-turn rollouts: every response token is the student's."""
         pairs = list(zip(prompts, responses, strict=True))
         return cls(
@@ -49,6 +71,7 @@ class Rollouts:
             tuple(len(prompt) for prompt, _ in pairs),
             tuple(finish),
             tuple(range(first, first + len(pairs))),
+            None if logprobs is None else tuple(tuple(row) for row in logprobs),
         )
 
     def __len__(self) -> int:
@@ -77,14 +100,25 @@ class Engine(Protocol):
 
     name: str
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None) -> Rollouts:
-        """One response per prompt, in the order of the prompts. Same weights, arguments and machine: same tokens."""
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None, first: int = 0
+    ) -> Rollouts:
+        """One response per prompt, in the order of the prompts. Same weights, arguments and machine: same tokens.
+
+        first: number of the first prompt in a batch that is answered in several calls. What is drawn for prompt i depends on
+        (seed, first + i) alone, never on the prompts beside it, up to the rounding of the forward passes. Raises UserError for
+        what the model's context cannot hold, EngineError when the engine fails.
+        """
         ...
 
     def sync(self, student: nn.Module) -> None:
         """Take over the student's current weights."""
         ...
 
+    def rest(self) -> None:
+        """Give back what it holds of the device until the next sync: training comes now."""
+        ...
+
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free what the engine holds, or leave it to the next cell of this process."""
         ...

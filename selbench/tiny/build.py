@@ -46,7 +46,7 @@ class Recipe:
 
 RECIPES = {
     "teacher": Recipe(hidden=128, layers=3, heads=4, steps=1600, batch=128, learning_rate=2e-3, planted=False, corrupt=0.06),
-    "student": Recipe(hidden=64, layers=2, heads=4, steps=1200, batch=96, learning_rate=3e-3, planted=True, corrupt=0.0),
+    "student": Recipe(hidden=64, layers=2, heads=2, steps=1200, batch=96, learning_rate=3e-3, planted=True, corrupt=0.0),
 }
 
 

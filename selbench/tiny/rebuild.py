@@ -77,13 +77,13 @@ def accuracy(model: Path, test: Path) -> float:
     """Share of test problems that the model in a folder answers correctly, greedily."""
     import json
 
+    from selbench.config import Model
     from selbench.grading import grade
     from selbench.models import PairSpec, load_pair
     from selbench.rollout import Sampling
     from selbench.rollout.hf import HFEngine
 
-    settings = {"template": "{problem}", "system": None, "thinking": None, "student_dtype": "float32", "teacher_dtype": "float32"}
-    pair = load_pair(PairSpec(model.name, str(model), str(model)), settings, "cpu", teacher=False)
+    pair = load_pair(PairSpec(model.name, str(model), str(model)), Model().model_dump(), "cpu", teacher=False)
     rows = [json.loads(line) for line in test.read_text(encoding="utf-8").splitlines()]
     engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id)
     rollouts = engine.generate([pair.renderer.encode(row["prompt"]) for row in rows], Sampling(56, temperature=0.0), 0)
