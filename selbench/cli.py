@@ -10,6 +10,7 @@ import typer
 
 from selbench import cli_bench, cli_calibration  # noqa: F401  # they add their verbs to `bench`
 from selbench.cli_answers import Plugins, bench, check_overlap, device_at_hand, eval_, grade, plug, words
+from selbench.cli_report import report
 from selbench.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -181,14 +182,21 @@ def table(
     folder: Annotated[Path, typer.Argument(help="A protocol's folder, as in runs/tiny.")] = Path("runs/tiny"),
     form: Annotated[str, typer.Option("--format", help="markdown, csv, latex or json.")] = "markdown",
     figures: Annotated[bool, typer.Option(help="Draw the pictures too.")] = True,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Only these two strategies: verdict, problems won and lost, samples.")
+    ] = None,
 ) -> None:
     """Build the leaderboard again from the records alone, and write it beside them."""
     from selbench import leaderboard
+    from selbench.story import story
 
     if form not in ("markdown", "csv", "latex", "json"):
         raise ConfigError(f"--format {form!r}: markdown, csv, latex or json")
     if not (folder / "plan.json").is_file():
         raise ConfigError(f"{folder}: no plan.json there; give the folder of a protocol, as in runs/tiny")
+    if compare:
+        print(story(folder, *compare), end="")
+        return
     board = leaderboard.collect(folder)
     if figures:
         _write_reports(folder, board)
@@ -201,6 +209,7 @@ def table(
 
 
 app.command("eval")(eval_)
+app.command("report")(report)
 app.command("grade")(grade)
 app.command("check-overlap")(check_overlap)
 

@@ -13,7 +13,7 @@ import typer
 from selbench.cli_answers import Plugins, bench, plug, words
 from selbench.errors import ConfigError
 
-__all__ = ["bench_loop", "bench_select", "bench_step"]
+__all__ = ["bench_loop", "bench_rollout", "bench_select", "bench_step"]
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
@@ -116,3 +116,34 @@ def bench_loop(
     if output is not None:
         output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         loop.figure(found, output.with_suffix(".svg"))
+
+
+@bench.command("rollout")
+def bench_rollout(
+    model: Annotated[str | None, typer.Option(help="Hub id or folder (default: the embedded student).")] = None,
+    batch: Annotated[str, typer.Option(help="Numbers of sequences computed together, comma-separated.")] = "1,32,256",
+    tokens: Annotated[str, typer.Option(help="Lengths of the responses, comma-separated.")] = "128,1024",
+    only: Annotated[str | None, typer.Option(help="Comma-separated: hf, generate, continuous, vllm (default: all).")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of every process (default: the cores there are).")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Each system runs once a round and size, in a fresh process.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of prompts, samples and the order of the systems.")] = 0,
+    natural: Annotated[bool, typer.Option(help="Responses end by end tokens; else every one runs to its limit.")] = False,
+    limit: Annotated[float, typer.Option(min=0, help="Seconds that one timed run may be expected to take.")] = 300.0,
+    prompts: Annotated[str | None, typer.Option(help="JSON-lines file (default: the embedded one).")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for every number; a figure goes beside it.")] = None,
+) -> None:
+    """Rollout engines side by side: tokens per second, start-up, weight sync, memory, the same greedy answers. Minutes to hours."""
+    from selbench.bench import rollout, rollout_report
+
+    writable(output)
+    settings = rollout.Settings(
+        model, numbers("--batch", batch), numbers("--tokens", tokens), tuple(words(only) or ()) or None, dtype, device, threads, rounds,
+        seed, natural, limit, prompts or rollout.EMBEDDED_PROMPTS,
+    )  # fmt: skip
+    found = told(rollout.measure(settings)) | {"command": rollout.spoken(sys.argv[1:])}
+    rollout_report.render(found)
+    if output is not None:
+        output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        rollout_report.figure(found, output.with_suffix(".svg"))

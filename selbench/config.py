@@ -13,14 +13,14 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from selbench.errors import ConfigError, nearest
-from selbench.settings import Budget, Evaluation, Filters, Frozen, Lora, Loss, Model, PairEntry, Published, Training
+from selbench.settings import Budget, Evaluation, Filters, Frozen, Lora, Loss, Margin, Model, PairEntry, Published, Training
 
 __all__ = [
     "DOCUMENTATION", "Budget", "Cell", "Evaluation", "Filters", "Frozen", "Lora", "Loss", "Model", "PairEntry", "Protocol", "Published",
     "Training", "digest", "evaluation_content", "load_protocol", "protocol_names", "sentence",
 ]  # fmt: skip
 
-DOCUMENTATION = ("summary", "sources", "published", "criteria")  # keys of a protocol that decide nothing
+DOCUMENTATION = ("summary", "sources", "published", "criteria", "margins", "family")  # keys of a protocol that decide no record
 
 
 class Protocol(Frozen):
@@ -45,6 +45,10 @@ class Protocol(Frozen):
     sources: dict[str, str] = Field(default={}, description="dotted key: where its value is from; documentation, not content")
     published: tuple[Published, ...] = Field(default=(), description="numbers that a reproduction should meet; documentation")
     criteria: tuple[str, ...] = Field(default=(), description="when a reproduction counts as met; documentation")
+    margins: dict[str, Margin] = Field(default={}, description="task: points; smaller differences are equivalent; none: 1 point")
+    family: Literal["both", "baseline"] = Field(
+        default="both", description="comparisons corrected together, of a pair and task: against both baselines, or against each apart"
+    )
 
     @field_validator("pairs", mode="before")
     @classmethod

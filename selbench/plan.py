@@ -67,7 +67,7 @@ def name_problems(content: dict[str, Any]) -> list[str]:
 
     def look(key: str, find: Any) -> None:
         given = content.get(key)
-        entries: list[Any] = given if isinstance(given, list) else []
+        entries: list[Any] = list(given) if isinstance(given, list | dict) else []
         for entry in entries:
             try:
                 find(entry)
@@ -76,6 +76,7 @@ def name_problems(content: dict[str, Any]) -> list[str]:
 
     look("strategies", lambda word: choices([str(word)], None))
     look("tasks", lambda name: TASKS.get(str(name)))
+    look("margins", lambda name: TASKS.get(str(name)))
     look("pairs", lambda pair: PAIRS.get(pair) if isinstance(pair, str) else None)
     return problems
 

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from selbench.errors import nearest
 from selbench.templates import TEMPLATES
 
-__all__ = ["Budget", "Evaluation", "Filters", "Frozen", "Lora", "Loss", "Model", "PairEntry", "Published", "Training"]
+__all__ = ["Budget", "Evaluation", "Filters", "Frozen", "Lora", "Loss", "Margin", "Model", "PairEntry", "Published", "Training"]
 
 Budget = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(gt=0, le=1)]
+Margin = Annotated[float, Field(gt=0, lt=100)]  # points
 DType = Literal["float32", "bfloat16", "float16"]
 
 

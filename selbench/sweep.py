@@ -223,4 +223,5 @@ def write_plan(protocol: Protocol, cells: Sequence[Cell], root: Path, command: s
     write_json(path, {
         "schema": 1, "protocol": protocol.name, "fingerprint": protocol.fingerprint(), "command": command, "tasks": list(protocol.tasks),
         "pairs": sorted({e["pair"] for e in entries}), "seeds": sorted({e["seed"] for e in entries}), "cells": entries,
+        "margins": protocol.margins, "family": protocol.family,
     })  # fmt: skip

@@ -49,6 +49,9 @@ FORBIDDEN = {  # module: what it may never import, directly
     "costs": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
     "leaderboard": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
     "report/figures": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
+    "report/html": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
+    "report/sections": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
+    "report/viewer": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
     "evaluate": {"selbench.loop", "selbench.sweep"},
 }
 OWN = {  # module: all of selbench that it may import

@@ -61,8 +61,8 @@ def write_tokens(folder: Path) -> None:
     records.write_table(folder / "tokens.parquet", rows)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write_runs(tmp_path: Path) -> Path:
+    """A protocol's folder of four strategies and three seeds, with its plan."""
     runs = tmp_path / "runs" / "mini"
     cells = []
     for label, (role, correct) in STRATEGIES.items():
@@ -90,6 +90,11 @@ def folder(tmp_path: Path) -> Path:
     return runs
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_runs(tmp_path)
+
+
 def row(board: leaderboard.Board, strategy: str) -> dict[str, Any]:
     (found,) = board.table[board.table.strategy == strategy].to_dict("records")
     return {str(name): value for name, value in found.items()}
@@ -108,6 +113,10 @@ def test_numbers(folder: Path) -> None:
     assert alpha["vs_reference_points"] == pytest.approx(15)
     assert alpha["vs_reference_low_points"] <= 15 <= alpha["vs_reference_high_points"]
     assert alpha["vs_control_points"] == pytest.approx(45)
+    assert alpha["vs_control_verdict"] == "better"
+    assert alpha["accuracy_low_percent"] < 95 < alpha["accuracy_high_percent"] <= 100
+    assert (alpha["rank_low"], alpha["margin_points"]) == (1, 1)
+    assert row(board, "dice-v2@0.1")["vs_reference_points"] == -row(board, "everything-v1@1")["vs_control_points"]
     assert alpha["truncated_percent"] == pytest.approx(100 * (1 + 1 + 0) / 120)
     assert alpha["ungraded_percent"] == pytest.approx(100 * (1 + 1 + 0) / 120)
     assert alpha["kept_percent"] == pytest.approx(10)
@@ -165,8 +174,10 @@ def test_incomplete_rows_are_never_averaged(folder: Path) -> None:
     beta, reference, alpha = (row(board, name) for name in ("beta-v1@0.1", "everything-v1@1", "alpha@server-v1@0.1"))
     assert (beta["status"], reference["status"]) == ("missing 1/3", "failed 1/3")
     assert board.problems == ["toy/everything-v1@1/seed2: failed with out of memory"]
-    for empty in (beta["accuracy_percent"], beta["total_seconds"], alpha["vs_reference_points"]):
+    for empty in (beta["accuracy_percent"], beta["accuracy_low_percent"], beta["total_seconds"], alpha["vs_reference_points"]):
         assert empty != empty
+    assert beta["vs_control_verdict"] != beta["vs_control_verdict"]
+    assert board.notes == ["the reference `everything-v1@1` is not complete (failed 1/3): nothing is compared with it"]
     assert alpha["vs_control_points"] == pytest.approx(45)
     assert list(board.table.strategy)[-3:] == ["beta-v1@0.1", "everything-v1@1", "student (untrained)"]
     text = leaderboard.render(board, "markdown")

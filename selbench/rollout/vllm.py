@@ -120,8 +120,9 @@ class VLLMEngine:
         shape = shape_of(self.student)
         heads = shape.num_key_value_heads * shape.head_dim
         token = 2 * shape.num_hidden_layers * heads * (4 if self.dtype == "float32" else 2)
-        sequence = token * (self.room + 8 * BLOCK)
-        return max(sequence, min(self.batch * sequence, self.platform.cache))
+        page = 8 * BLOCK  # tokens of a block on a CPU; the cache has whole blocks, and one of them is not for sequences
+        sequence = token * page * -(-self.room // page)
+        return max(sequence, min(self.batch * sequence, self.platform.cache)) + token * page
 
     def sync(self, student: nn.Module) -> None:
         """Push the student's weights; after the first time, prove layer by layer that all of them arrived. Raises EngineError."""

@@ -1,0 +1,125 @@
+"""Finished runs as numbers: the answers of a cell on a task, with what its training cost. What cannot be read is named, never guessed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from selbench import costs, records
+from selbench.errors import RecordError
+
+__all__ = ["RECALLS", "Reader", "Run", "read_plan"]
+
+RECALLS = ("planted_recall", "planted_recall_overconfident", "planted_recall_uncertain")
+PLAN = ("protocol", "fingerprint", "command", "pairs", "tasks", "seeds", "cells")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished cell on one task. shares: (P,) share of the k samples right, by problem id, ids in order."""
+
+    shares: pd.Series
+    samples: int
+    numbers: dict[str, float]
+    meta: dict[str, Any]
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """plan.json of a protocol's folder. Raises RecordError when it is missing, torn, newer, incomplete, or lists a cell twice."""
+    path = folder / "plan.json"
+    plan = records.read_json(path)
+    if absent := [name for name in PLAN if name not in plan]:
+        raise RecordError(f"{path}: no {', '.join(absent)} in it; run the protocol's command again")
+    folders = [cell["folder"] for cell in plan["cells"]]
+    if twice := sorted({name for name in folders if folders.count(name) > 1}):
+        raise RecordError(f"{path}: lists {', '.join(twice)} more than once; keep one entry of each")
+    margins = plan.get("margins", {})
+    if wrong := [f"{task} {value}" for task, value in margins.items() if not (isinstance(value, int | float) and 0 < value < 100)]:
+        raise RecordError(f"{path}: margins are points between 0 and 100, not {', '.join(wrong)}")
+    return plan
+
+
+class Reader:
+    """Reads the runs of one protocol folder. `problems`: a sentence for each that cannot be read, in the order of reading."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder, self.fingerprint = folder, fingerprint
+        self.problems: list[str] = []
+        self._first: dict[tuple[str, str], Run] = {}
+        self._trained: dict[str, dict[str, float]] = {}
+
+    def read(self, pair: str, task: str, cell: str) -> Run | str:
+        """The run, or why there is none: "missing", "failed" or "unreadable". The first of a pair and task sets the problems of all."""
+        path = self.folder / cell
+        try:
+            if not records.is_done(path, fingerprint=self.fingerprint):
+                if (path / "DONE").exists():
+                    raise RecordError(f"{path / 'DONE'}: finished under another protocol fingerprint; run it again")
+                if not (path / "FAILED.json").exists():
+                    return "missing"
+                self._note(f"{path}: failed with {records.read_json(path / 'FAILED.json').get('error', 'an unnamed error')}")
+                return "failed"
+            if path.name not in records.BASE and cell not in self._trained:
+                self._trained[cell] = _training(path / "metrics.jsonl")
+            run = _evaluation(path / "eval" / task, self._trained.get(cell, {}))
+            first = self._first.setdefault((pair, task), run)
+            if not (run.samples == first.samples and run.shares.index.equals(first.shares.index)):
+                raise RecordError(f"{path / 'eval' / task}: other problems or samples than the first run of this task; evaluate again")
+        except RecordError as error:
+            self._note(str(error))
+            return "unreadable"
+        except (KeyError, TypeError) as error:
+            self._note(f"{path}: a record of another shape ({type(error).__name__}: {error}); delete its folder and run again")
+            return "unreadable"
+        return run
+
+    def _note(self, sentence: str) -> None:
+        """One line, once, without the place of the runs on this machine."""
+        line = " ".join(sentence.replace(f"{self.folder}/", "").split())
+        if line not in self.problems:
+            self.problems.append(line)
+
+
+def _training(path: Path) -> dict[str, float]:
+    steps = records.read_metrics(path)
+    if not steps or [step["step"] for step in steps] != list(range(1, len(steps) + 1)):
+        raise RecordError(f"{path}: not the steps 1, 2, ... of a finished run; delete its folder and run again")
+    frame = pd.DataFrame(steps)
+    numbers = costs.of_training(steps, path.parent)
+    numbers["kept_percent"] = 100 * float(frame["kept"].sum() / frame["tokens"].sum())
+    numbers |= {f"{name}_percent": 100 * float(frame[name].astype(float).mean()) for name in RECALLS if name in frame}
+    return numbers
+
+
+def _evaluation(path: Path, training: dict[str, float]) -> Run:
+    """Accuracy from the verdicts, over all n·k answers. Raises RecordError unless exactly n·k are there."""
+    file = path / "samples.parquet"
+    meta, rows = records.read_json(path / "meta.json"), _answers(file)
+    n, k = int(meta["problems"]), int(meta["samples"])
+    if unknown := sorted(set(rows["verdict"]) - set(records.VERDICTS)):
+        raise RecordError(f"{file}: unknown verdicts {', '.join(map(str, unknown))}; evaluate again")
+    if (twice := rows[rows.duplicated(["problem", "sample"])]).size:
+        problem, sample = twice.iloc[0][["problem", "sample"]]
+        raise RecordError(f"{file}: {len(twice)} answers stand there twice, the first is sample {sample} of {problem}; evaluate again")
+    right = rows["verdict"] == "correct"
+    shares = right.groupby(rows["problem"].astype(str)).agg(["mean", "size"])
+    if len(rows) != n * k or len(shares) != n or (shares["size"] != k).any():
+        raise RecordError(f"{file}: {len(rows)} answers where {n} problems x {k} samples are due; evaluate again")
+    counted = rows["verdict"].value_counts(normalize=True)
+    truncated = float(counted.get("truncated", 0.0))
+    ungraded = float(sum(counted.get(word, 0.0) for word in records.VERDICTS if word not in ("correct", "incorrect", "truncated")))
+    numbers = training | {"accuracy_percent": 100 * float(np.mean(right)), "truncated_percent": 100 * truncated}
+    numbers |= {"ungraded_percent": 100 * ungraded, **costs.with_evaluation(training, meta)}
+    return Run(shares["mean"], k, numbers, meta)
+
+
+def _answers(path: Path) -> pd.DataFrame:
+    """What is counted; the texts beside it can be thousands of times as large and stay on disk."""
+    try:
+        return pd.read_parquet(path, columns=["problem", "sample", "verdict"])
+    except Exception as error:  # pyarrow raises its own types, OSError and ValueError alike
+        raise RecordError(f"{path}: not readable as Parquet ({error}); delete its folder and run again") from error
