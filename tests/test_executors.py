@@ -120,7 +120,7 @@ def test_shared_processes_leave_the_same_records(tmp_path: Path) -> None:
     assert len({pid for _, pid in pids(shared)}) == 1
     assert [name for name, _ in pids(alone)] == [name for name, _ in pids(shared)] == ["first", "second"]
     one, other = settled(alone / "runs"), settled(shared / "runs")
-    assert len(one) > 20
+    assert len(one) > 12  # answers, records and selections of two models and three cells
     assert one.keys() == other.keys()
     assert [name for name in one if one[name] != other[name]] == []
     tables = [pd.read_csv(folder / "runs" / "leaderboard.csv") for folder in (alone, shared)]
