@@ -20,6 +20,8 @@ from tests.draws import seeds
 from tests.shopping_cases import EMPTY, REAL, USER, catalogue, write_case
 from tests.shopping_reference import COUPONS, WORDS, Bad, Shop
 
+pytestmark = [pytest.mark.slow, pytest.mark.deep]
+
 SINGLE = {"search_products": "product_ids", "sort_products": "sorted_product_ids", "get_product_details": "products"}
 DROPPED = ["brand", "color", "size", "applicable_coupons", "rating", "sales_volume", "shipping_info", "stock_quantity", "collar_type"]
 ODD_VALUES: list[Any] = [None, 43, 0, "4.5", "many", [], {}, True, 1e308, "内蒙古", ""]

@@ -27,6 +27,8 @@ from tests.deepplanning_reference import failures, read
 from tests.deepplanning_scenarios import ROWS, Json, scenario
 from tests.deepplanning_world import base_plan, base_text, meta, translated, translated_plan, write_case
 
+pytestmark = [pytest.mark.slow, pytest.mark.deep]
+
 
 def draw(seed: int, purpose: str) -> random.Random:
     return random.Random(derive(seed, 0, purpose))

@@ -244,6 +244,7 @@ def test_garbage_in_the_middle_ends_what_is_believed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.deep
 def test_the_command_killed_at_any_instant(tmp_path: Path) -> None:
     """`selbench eval` on the embedded student, killed as soon as a block is on the disk: the records of the run that was left alone."""
 

@@ -18,7 +18,7 @@ import pytest
 from tests.test_cli import ROOT
 from tests.test_sweep import settled
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.deep]
 
 SMALL = ["training.steps=2", "training.prompts_per_step=4", "training.micro_batch=4", "evaluation.problems=2", "evaluation.samples=2"]
 DRIVER = """
