@@ -12,7 +12,11 @@ from selbench.report import html
 from tests.browser import Browser, chromium, missing
 from tests.test_report_html import NASTY, PUBLISHED, told
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "a browser is here")
+pytestmark = [
+    pytest.mark.skipif(bool(missing()), reason=missing() or "a browser is here"),
+    pytest.mark.slow,
+    pytest.mark.deep,
+]
 
 
 @pytest.fixture(scope="module")
