@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -35,12 +34,15 @@ def thread_environment(jobs: int) -> dict[str, str]:
 
 
 def _die_with_parent() -> None:
-    """End this worker when the process that asked for it is gone, so that a killed sweep leaves nothing running."""
-    parent = os.getppid()
+    """End this worker when the process that asked for it is gone, so that a killed sweep leaves nothing running.
+
+    That process, and not the server that forked this one: the server may outlive it.
+    """
+    asked = multiprocessing.parent_process()
+    assert asked is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
+        asked.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
