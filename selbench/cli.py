@@ -81,6 +81,7 @@ def run(
     from selbench import devices, execution, forecast, plan
     from selbench.config import load_protocol
     from selbench.models import pair_settings
+    from selbench.rollout.choose import engine_for
 
     plug(plugin)
     if executor not in ("local", "inline", "ray"):
@@ -112,7 +113,8 @@ def run(
         print(forecast.describe(protocol, cells, everything, missing, root, outlook, workers, target, checked))
         return
     allowances = {one.pair: execution.Allowance(one.execution, one.memory, limit) for one in outlook}
-    _execute(protocol, cells, missing, root, chosen, workers, executor, address, quiet or as_json, as_json, allowances)
+    shared = any(engine_for(protocol.engine, chosen, one.student.parameters) == "vllm" for one in outlook)
+    _execute(protocol, cells, missing, root, chosen, workers, executor, address, quiet or as_json, as_json, allowances, shared)
 
 
 def _protocol_words(settings: list[str] | None, default: str) -> tuple[str, list[str]]:
@@ -125,11 +127,11 @@ def _protocol_words(settings: list[str] | None, default: str) -> tuple[str, list
 
 def _execute(
     protocol: Protocol, cells: list[Any], missing: list[Job], root: Path, device: str, workers: int, executor: str, address: str,
-    quiet: bool, as_json: bool, allowances: dict[str, Any],
+    quiet: bool, as_json: bool, allowances: dict[str, Any], shared: bool,
 ) -> None:  # fmt: skip
+    """shared: processes serve several cells each, as a vLLM engine's start is paid by process."""
     from selbench import executors, leaderboard, sweep
     from selbench.progress import SweepProgress
-    from selbench.rollout.choose import engine_for
 
     root.mkdir(parents=True, exist_ok=True)
     sweep.write_plan(protocol, cells, root, _command_line())
@@ -141,9 +143,7 @@ def _execute(
             elif executor == "inline":
                 failed = executors.run_inline(missing, root, device, progress.tick, allowances)
             else:
-                failed = executors.run_jobs(
-                    missing, root, device, workers, progress.tick, allowances, shared=engine_for(protocol.engine, device) == "vllm"
-                )
+                failed = executors.run_jobs(missing, root, device, workers, progress.tick, allowances, shared=shared)
     board = leaderboard.collect(root)
     written = _write_reports(root, board)
     print(leaderboard.render(board, "json" if as_json else "markdown"))

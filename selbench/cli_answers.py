@@ -53,6 +53,7 @@ def eval_(
     thinking: Annotated[bool | None, typer.Option("--thinking/--no-thinking", help="The chat template's thinking mode.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (default: bfloat16 on a GPU, else float32).")] = None,
     batch: Annotated[int, typer.Option(help="Sequences generated together.")] = 64,
+    engine: Annotated[str, typer.Option(help="auto, hf or vllm: what answers.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
     name: Annotated[str | None, typer.Option(help="What the records call the model (default: its source).")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
@@ -71,6 +72,8 @@ def eval_(
         return
     if not words(tasks):
         raise ConfigError("eval: name the tasks with --tasks, comma-separated (selbench list tasks)")
+    if engine not in ("auto", "hf", "vllm"):
+        raise ConfigError(f"--engine {engine!r}: auto, hf or vllm")
     chosen = device or device_at_hand()
     kind = dtype or ("float32" if chosen == "cpu" else "bfloat16")
     settings, evaluation, found = eval_model.settings_of(
@@ -80,7 +83,9 @@ def eval_(
         words(tasks) or [],
     )  # fmt: skip
     folder = output or Path("runs") / "eval" / (name or model.rstrip("/").split("/")[-1]).lower()
-    written = eval_model.evaluate_model(model, found, settings, evaluation, folder, chosen, seed=seed, name=name, quiet=quiet or as_json)
+    written = eval_model.evaluate_model(
+        model, found, settings, evaluation, folder, chosen, seed=seed, name=name, engine=engine, quiet=quiet or as_json
+    )
     eval_model.show(folder, as_json=as_json)
     if not (quiet or as_json):
         print(f"records: {', '.join(str(place) for place in written)}")

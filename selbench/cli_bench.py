@@ -105,13 +105,14 @@ def bench_loop(
     batch: Annotated[int, typer.Option(min=1, help="Prompts of a step.")] = 32,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 56,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of AdamW, constant.")] = 3e-4,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of every process (default: the cores there are).")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for every number; a figure goes beside it.")] = None,
 ) -> None:
     """The training loop beside TRL's trainers on the embedded pair: speed, time by phase, memory, the same losses. Minutes."""
     from selbench.bench import loop
 
     writable(output)
-    found = told(loop.measure(steps, rounds, words(only), batch=batch, tokens=max_tokens, learning_rate=learning_rate))
+    found = told(loop.measure(steps, rounds, words(only), threads, batch=batch, tokens=max_tokens, learning_rate=learning_rate))
     loop.render(found)
     if output is not None:
         output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

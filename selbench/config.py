@@ -40,7 +40,7 @@ class Protocol(Frozen):
     loss: Loss = Loss()
     evaluation: Evaluation = Evaluation()
     lora: Lora | None = Field(default=None, description="none: all weights of the student are trained")
-    engine: Literal["auto", "hf", "vllm"] = Field(default="auto", description="auto: vllm on a GPU where it is installed, else hf")
+    engine: Literal["auto", "hf", "vllm"] = Field(default="auto", description="auto: vllm where it is installed and faster, else hf")
     parameters: dict[str, dict[str, float]] = Field(default={}, description="strategy: {parameter: value}")
     sources: dict[str, str] = Field(default={}, description="dotted key: where its value is from; documentation, not content")
     published: tuple[Published, ...] = Field(default=(), description="numbers that a reproduction should meet; documentation")

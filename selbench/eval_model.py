@@ -56,20 +56,23 @@ def _sentence(item: Any) -> str:
 
 def evaluate_model(
     source: str, tasks: Sequence[Task], model: Model, evaluation: Evaluation, folder: Path, device: str, *, seed: int = 0,
-    name: str | None = None, quiet: bool = False,
+    name: str | None = None, engine: str = "auto", quiet: bool = False,
 ) -> list[Path]:  # fmt: skip
     """Evaluate a model on tasks; one folder `eval/<task>` each. A task whose records are there under these settings is not run again.
 
-    source: hub id, folder, .gguf file, or the folder of a finished cell. Raises ConfigError when the model or rows cannot be
-    had, or when `folder` holds records of the task under other settings.
+    source: hub id, folder, .gguf file, or the folder of a finished cell; engine: auto, hf or vllm.
+
+    Raises ConfigError when the engine is not installed, the model or rows cannot be had, or `folder` holds records of the task under
+    other settings.
     """
     from selbench.evaluate import evaluate_task, is_evaluated
+    from selbench.rollout.choose import engine_problems
 
-    problems = _row_problems(tasks)
+    problems = [*engine_problems(engine), *_row_problems(tasks)]
     trained = Path(source).expanduser() / "checkpoint" / "final"
     source = str(trained) if trained.is_dir() else source
     settings = {"model": model.model_dump(mode="json"), "evaluation": evaluation.model_dump(mode="json")}
-    shared = {"source": name or source, **settings, "seed": seed}
+    shared = {"source": name or source, **settings, "seed": seed, **({} if engine == "auto" else {"engine": engine})}
     wanted = {task.name: digest({**shared, "task": task.name, "version": task.version}) for task in tasks}
     places = {task.name: folder / "eval" / task.name for task in tasks}
     missing = [task for task in tasks if not is_evaluated(places[task.name], wanted[task.name])]
@@ -82,7 +85,7 @@ def evaluate_model(
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, disable=quiet or not rich.get_console().is_terminal, transient=True) as bars, _quiet_transformers():
             loading = bars.add_task(f"loading {name or source}", total=None)
-            engine, renderer = _engine(source, model, evaluation, device, folder, shared, name)
+            running, renderer = _engine(source, missing, model, evaluation, device, folder, shared, name)
             bars.remove_task(loading)
             for task in missing:
                 bar = bars.add_task(task.name, total=None)
@@ -90,7 +93,7 @@ def evaluate_model(
                 def advance(done: int, total: int, bar: Any = bar) -> None:
                     bars.update(bar, completed=done, total=total)
 
-                evaluate_task(task, engine, renderer, evaluation, seed, places[task.name], wanted[task.name], advance)
+                evaluate_task(task, running, renderer, evaluation, seed, places[task.name], wanted[task.name], advance)
     return list(places.values())
 
 
@@ -138,11 +141,12 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _engine(
-    source: str, model: Model, evaluation: Evaluation, device: str, folder: Path, shared: dict[str, Any], name: str | None
-) -> tuple[Any, Any]:
+    source: str, tasks: Sequence[Task], model: Model, evaluation: Evaluation, device: str, folder: Path, shared: dict[str, Any],
+    name: str | None,
+) -> tuple[Any, Any]:  # fmt: skip
     from selbench.models import PairSpec, identity, load_pair
     from selbench.provenance import passport, usable_cores
-    from selbench.rollout.hf import HFEngine
+    from selbench.rollout.choose import engine_for, parameters_of, start
 
     pair = load_pair(PairSpec(name or "model", source, source), model.model_dump(), device, teacher=False)
     renderer = pair.renderer
@@ -150,13 +154,16 @@ def _engine(
         from selbench.templates import template_text
 
         renderer = replace(renderer, template=template_text(evaluation.template))
-    engine = HFEngine(pair.student, end_ids=renderer.end_ids, pad_id=renderer.pad_id, batch=evaluation.batch)
+    kind = engine_for(shared.get("engine", "auto"), device, parameters_of(pair))
+    room = evaluation.max_tokens
+    if kind == "vllm":  # which wants to know before it starts
+        room += max(len(renderer.encode(row["problem"])) for task in tasks for row in task.load())
+    engine = start(kind, pair, renderer.end_ids, batch=evaluation.batch, room=room, dtype=model.student_dtype)
     shown = {**identity(source, pair.student), **({"source": name} if name else {})}
     write_text(folder / "config.yaml", yaml.safe_dump({**shared, "source": shown["source"]}, sort_keys=False))
     write_json(folder / "passport.json", passport(
         models={"student": shown}, engine=engine.name, device=device, seed=shared["seed"], prompt_sha256=renderer.sha256(),
-        rendered_example=renderer.text("1+1"), parameters=sum(p.numel() for p in pair.student.parameters()),
-        usable_cores=usable_cores(),
+        rendered_example=renderer.text("1+1"), parameters=parameters_of(pair), usable_cores=usable_cores(),
     ))  # fmt: skip
     return engine, renderer
 

@@ -44,8 +44,12 @@ def fresh(spec: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def measure(steps: int = 50, rounds: int = 3, systems: list[str] | None = None, **changed: Any) -> dict[str, Any]:
+def measure(
+    steps: int = 50, rounds: int = 3, systems: list[str] | None = None, threads: int | None = None, **changed: Any
+) -> dict[str, Any]:  # fmt: skip
     """All of it: {"runs": {system: [run of each seed]}, "summary", "comparison", …}. changed: what differs from SETTINGS.
+
+    threads: that every process may use, None as many as there are cores.
 
     Raises ConfigError where trl is not installed, UserError where a run fails.
     """
@@ -54,7 +58,7 @@ def measure(steps: int = 50, rounds: int = 3, systems: list[str] | None = None, 
         raise ConfigError(*(f"bench loop: no system {name!r}: {nearest(name, SYSTEMS)}" for name in unknown))
     if any(name.startswith("trl") for name in names) and importlib.util.find_spec("trl") is None:
         raise ConfigError("bench loop: trl is not installed; `pip install trl==1.16.0`")
-    settings = {**SETTINGS, **changed, "steps": steps, "threads": usable_cores()}
+    settings = {**SETTINGS, **changed, "steps": steps, "threads": threads or usable_cores()}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for seed in range(rounds):
         turn = seed % len(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from selbench.errors import ConfigError
@@ -13,15 +14,23 @@ if TYPE_CHECKING:
     from selbench.config import Protocol
     from selbench.models import Pair
 
-__all__ = ["engine_for", "engine_problems", "facts_of", "open_engine"]
+__all__ = ["LARGE", "engine_for", "engine_problems", "facts_of", "open_engine", "parameters_of", "start"]
 
 
-def engine_for(asked: str, device: str) -> str:
-    """ "hf" or "vllm". auto: vllm on a GPU where it is installed, hf on a CPU, where it is faster for the small models that fit there
-    or costs less than vLLM's start (`selbench bench rollout`)."""
+LARGE = 50_000_000  # parameters of a student from which on vLLM is the faster engine on a CPU too (`selbench bench rollout`)
+
+
+def engine_for(asked: str, device: str, parameters: int) -> str:
+    """ "hf" or "vllm". auto: vllm where it is installed and the faster one, which is on a GPU always and on a CPU from LARGE
+    parameters of the student on; below, its start costs more than it saves."""
     if asked != "auto":
         return asked
-    return "vllm" if device.startswith("cuda") and installed() and processes() == 1 else "hf"
+    return "vllm" if (device.startswith("cuda") or parameters >= LARGE) and installed() and processes() == 1 else "hf"
+
+
+def parameters_of(pair: Pair) -> int:
+    """Of the student, an adapter left out."""
+    return sum(p.numel() for name, p in pair.student.named_parameters() if "lora_" not in name)
 
 
 def processes() -> int:
@@ -42,17 +51,24 @@ def engine_problems(asked: str) -> list[str]:
 
 def open_engine(protocol: Protocol, pair: Pair, *, training: bool) -> Engine:
     """An engine over the pair's student, holding its current weights. training: batches as in training, else as in evaluation."""
-    batch = protocol.training.rollout_batch if training else protocol.evaluation.batch
-    device, renderer = pair.device.type, pair.renderer
-    if engine_for(protocol.engine, device) == "hf":
+    kind = engine_for(protocol.engine, pair.device.type, parameters_of(pair))
+    own = protocol.training.rollout_batch if training else protocol.evaluation.batch
+    # one vllm engine serves training and evaluation, and the cells after this one
+    batch = own if kind == "hf" else max(protocol.training.rollout_batch, protocol.evaluation.batch)
+    room = protocol.training.max_prompt_tokens + max(protocol.training.max_response_tokens, protocol.evaluation.max_tokens)
+    return start(kind, pair, pair.renderer.end_ids, batch=batch, room=room, dtype=precision_of(protocol, pair.device.type))
+
+
+def start(kind: str, pair: Pair, end_ids: Sequence[int], *, batch: int, room: int, dtype: str) -> Engine:
+    """kind: hf or vllm. end_ids: tokens that end a response; batch: sequences at a time; room: tokens of the longest prompt with its
+    response, and dtype: in which it computes, both for vllm alone. Raises ConfigError where vllm cannot run here."""
+    if kind == "hf":
         from selbench.rollout.hf import HFEngine
 
-        return HFEngine(pair.student, end_ids=renderer.end_ids, pad_id=renderer.pad_id, batch=batch)
+        return HFEngine(pair.student, end_ids=end_ids, pad_id=pair.renderer.pad_id, batch=batch)
     if problems := engine_problems("vllm"):
         raise ConfigError(*problems)
-    room = protocol.training.max_prompt_tokens + max(protocol.training.max_response_tokens, protocol.evaluation.max_tokens)
-    largest = max(protocol.training.rollout_batch, protocol.evaluation.batch)  # one engine serves both, and the cells after this one
-    return VLLMEngine(pair.student, end_ids=renderer.end_ids, dtype=precision_of(protocol, device), room=room, batch=largest)
+    return VLLMEngine(pair.student, end_ids=end_ids, dtype=dtype, room=room, batch=batch)
 
 
 def precision_of(protocol: Protocol, device: str) -> str:
