@@ -146,7 +146,7 @@ def _engine(
 ) -> tuple[Any, Any]:  # fmt: skip
     from selbench.models import PairSpec, identity, load_pair
     from selbench.provenance import passport, usable_cores
-    from selbench.rollout.choose import engine_for, parameters_of, start
+    from selbench.rollout.choose import engine_for, parameters_of, start_engine
 
     pair = load_pair(PairSpec(name or "model", source, source), model.model_dump(), device, teacher=False)
     renderer = pair.renderer
@@ -158,7 +158,8 @@ def _engine(
     room = evaluation.max_tokens
     if kind == "vllm":  # which wants to know before it starts
         room += max(len(renderer.encode(row["problem"])) for task in tasks for row in task.load())
-    engine = start(kind, pair, renderer.end_ids, batch=evaluation.batch, room=room, dtype=model.student_dtype)
+    engine = start_engine(kind, pair, renderer.end_ids, batch=evaluation.batch, room=room, dtype=model.student_dtype)
+    engine.sync(pair.student)
     shown = {**identity(source, pair.student), **({"source": name} if name else {})}
     write_text(folder / "config.yaml", yaml.safe_dump({**shared, "source": shown["source"]}, sort_keys=False))
     write_json(folder / "passport.json", passport(

@@ -16,7 +16,7 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 
 from selbench.errors import UserError
 from selbench.models import Pair
-from selbench.rollout import EngineError, Rollouts, Sampling, hf
+from selbench.rollout import EngineError, Rollouts, Sampling, choose, hf
 from selbench.rollout.cache import Room, Rooms, Shelf, cache_like
 from selbench.rollout.draw import draw, keep_top_k, keep_top_p, uniforms
 from selbench.rollout.hf import HFEngine
@@ -296,3 +296,16 @@ def test_an_adapter_is_on(tiny_pair: Pair) -> None:
         full = adapted(input_ids=torch.tensor([asked.tokens[0]])).logits[0].log_softmax(-1)
     assert asked.logprobs is not None
     assert asked.logprobs[0][0] == pytest.approx(float(full[asked.start[0] - 1, asked.tokens[0][asked.start[0]]]), abs=1e-5)
+
+
+@pytest.mark.parametrize(("there", "ranks", "device", "parameters", "expected"), [
+    (True, 1, "cuda:0", 100_000, "vllm"), (True, 1, "cpu", choose.LARGE, "vllm"), (True, 1, "cpu", choose.LARGE - 1, "hf"),
+    (False, 1, "cuda:0", 10**9, "hf"), (True, 2, "cuda:0", 10**9, "hf"),
+])  # fmt: skip
+def test_auto_is_the_faster_engine_of_those_that_can_work_here(
+    monkeypatch: pytest.MonkeyPatch, there: bool, ranks: int, device: str, parameters: int, expected: str
+) -> None:
+    monkeypatch.setattr(choose, "installed", lambda: there)
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    assert choose.engine_for("auto", device, parameters) == expected
+    assert choose.engine_for("hf", device, parameters) == "hf"

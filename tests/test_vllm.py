@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 import torch
 from scipy.stats import chi2_contingency
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from typer.testing import CliRunner
 
 from selbench.adapter import adapter_off, attach
-from selbench.models import Pair
+from selbench.cli import app
+from selbench.models import PAIRS, Pair
+from selbench.records import read_json, read_table
 from selbench.rollout import Engine, EngineError, Sampling
 from selbench.rollout import vllm as module
 from selbench.rollout.hf import HFEngine
@@ -245,3 +249,16 @@ def test_failures_end_in_one_line(tiny_pair: Pair, monkeypatch: pytest.MonkeyPat
     close_all()
     with pytest.raises(EngineError, match="vLLM does not start"):
         open_on(tiny_pair)
+
+
+def test_one_model_is_evaluated_by_either_engine(tmp_path: Path) -> None:
+    """The same greedy answers, and the passport says whose they are; an engine that was named is a setting of the records."""
+    tiny = PAIRS.get("tiny").student
+    words = ["eval", tiny, "--tasks", "arithmetic", "--greedy", "--problems", "12", "--max-tokens", "60", "--prompt", "none", "--quiet"]
+    answers = {}
+    for engine in ("hf", "vllm"):
+        done = CliRunner().invoke(app, [*words, "--engine", engine, "--output", str(tmp_path / engine)])
+        assert done.exit_code == 0, done.output
+        assert read_json(tmp_path / engine / "passport.json")["engine"] == engine
+        answers[engine] = read_table(tmp_path / engine / "eval" / "arithmetic" / "samples.parquet")["response"].tolist()
+    assert answers["hf"] == answers["vllm"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from selbench.config import Protocol
     from selbench.models import Pair
 
-__all__ = ["LARGE", "engine_for", "engine_problems", "facts_of", "open_engine", "parameters_of", "start"]
+__all__ = ["LARGE", "engine_for", "engine_problems", "facts_of", "open_engine", "parameters_of", "start_engine"]
 
 
 LARGE = 50_000_000  # parameters of a student from which on vLLM is the faster engine on a CPU too (`selbench bench rollout`)
@@ -56,10 +56,10 @@ def open_engine(protocol: Protocol, pair: Pair, *, training: bool) -> Engine:
     # one vllm engine serves training and evaluation, and the cells after this one
     batch = own if kind == "hf" else max(protocol.training.rollout_batch, protocol.evaluation.batch)
     room = protocol.training.max_prompt_tokens + max(protocol.training.max_response_tokens, protocol.evaluation.max_tokens)
-    return start(kind, pair, pair.renderer.end_ids, batch=batch, room=room, dtype=precision_of(protocol, pair.device.type))
+    return start_engine(kind, pair, pair.renderer.end_ids, batch=batch, room=room, dtype=precision_of(protocol, pair.device.type))
 
 
-def start(kind: str, pair: Pair, end_ids: Sequence[int], *, batch: int, room: int, dtype: str) -> Engine:
+def start_engine(kind: str, pair: Pair, end_ids: Sequence[int], *, batch: int, room: int, dtype: str) -> Engine:
     """kind: hf or vllm. end_ids: tokens that end a response; batch: sequences at a time; room: tokens of the longest prompt with its
     response, and dtype: in which it computes, both for vllm alone. Raises ConfigError where vllm cannot run here."""
     if kind == "hf":
