@@ -27,9 +27,10 @@ Kind = Literal[
     "reverse_kl", "forward_kl", "jsd", "skew_kl", "skew_reverse_kl", "policy_gradient", "k1", "k2", "k3", "local_support"
 ]  # fmt: skip
 NORMALISERS = ("kept_tokens", "per_sample_kept", "all_valid")
-CHUNK_BYTES = {"cpu": 5 * 2**26, "cuda": 2**30}  # of both buffers together: half more saves a twentieth of the time on two CPU cores
+CHUNK_BYTES = {"cpu": 5 * 2**26, "cuda": 2**30}  # of both buffers together: twice as much saves a tenth of the time on two CPU cores
 CHUNK_ROWS = 1024
 BLOCK_ELEMENTS = 2**20  # on a CPU: the dozen temporaries of a formula, 4 MiB each, stay in the last-level cache
+CPU_COLUMNS = 1024  # of a product
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,19 @@ def products(
         for side, out in zip(sides, outs, strict=True):
             if side is not None and out is not None:
                 hidden, weight = _rows(side[0], index, part).to(side[1].weight.dtype), side[1].weight[:size]
-                if weight.dtype == out.dtype:
-                    torch.mm(hidden, weight.T, out=out)
-                else:
-                    out.copy_(hidden @ weight.T)
+                _product(hidden, weight, out)
         yield part, outs
+
+
+def _product(hidden: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out (n, V) = hidden @ weightᵀ. On a CPU some columns at a time: few rows against a whole head read its weights from memory at
+    every turn of the library's inner loops, which costs a fifth (V = 151,936, n = 256)."""
+    if weight.dtype != out.dtype:
+        out.copy_(hidden @ weight.T)
+        return
+    step = CPU_COLUMNS if out.device.type == "cpu" else len(weight)
+    for start in range(0, len(weight), step):
+        torch.mm(hidden, weight[start : start + step].T, out=out[:, start : start + step])
 
 
 def _rows(x: Tensor, index: Tensor | None, part: slice) -> Tensor:
