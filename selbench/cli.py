@@ -10,6 +10,7 @@ import typer
 
 from selbench import cli_bench, cli_calibration  # noqa: F401  # they add their verbs to `bench`
 from selbench.cli_answers import Plugins, bench, check_overlap, device_at_hand, eval_, grade, plug, words
+from selbench.cli_publish import publish, replay, verify
 from selbench.cli_report import report
 from selbench.errors import ConfigError, UserError
 
@@ -169,7 +170,7 @@ def _write_reports(root: Path, board: Any) -> list[Path]:
     from selbench import leaderboard
     from selbench.report import figures
 
-    return [*leaderboard.write(board, root), *figures.learning_curves(root), *figures.quadrants(root), *figures.cost_bars(root)]
+    return [*leaderboard.write(board, root), *figures.draw_all(root)]
 
 
 def _report_problems(problems: list[str]) -> None:
@@ -212,6 +213,9 @@ app.command("eval")(eval_)
 app.command("report")(report)
 app.command("grade")(grade)
 app.command("check-overlap")(check_overlap)
+app.command("publish")(publish)
+app.command("verify")(verify)
+app.command("replay")(replay)
 
 
 @app.command("list")

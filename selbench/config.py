@@ -17,10 +17,11 @@ from selbench.settings import Budget, Evaluation, Filters, Frozen, Lora, Loss, M
 
 __all__ = [
     "DOCUMENTATION", "Budget", "Cell", "Evaluation", "Filters", "Frozen", "Lora", "Loss", "Model", "PairEntry", "Protocol", "Published",
-    "Training", "digest", "evaluation_content", "load_protocol", "protocol_names", "sentence",
+    "Training", "digest", "evaluation_content", "load_protocol", "protocol_names", "sentence", "stored_fingerprint",
 ]  # fmt: skip
 
 DOCUMENTATION = ("summary", "sources", "published", "criteria", "margins", "family")  # keys of a protocol that decide no record
+APART = {*DOCUMENTATION, "name", "strategies", "seeds", "budget"}  # what the cells of a protocol need not share
 
 
 class Protocol(Frozen):
@@ -71,7 +72,7 @@ class Protocol(Frozen):
 
     def core(self) -> dict[str, Any]:
         """The content that all cells share: everything but which strategies, budgets and seeds are run."""
-        return self.model_dump(mode="json", exclude={*DOCUMENTATION, "name", "strategies", "seeds", "budget"})
+        return self.model_dump(mode="json", exclude=APART)
 
     def fingerprint(self) -> str:
         """SHA-256 of the shared content."""
@@ -109,6 +110,11 @@ class Cell(Frozen):
 
 def evaluation_content(protocol: Protocol, task: str, version: int) -> dict[str, Any]:
     return {"task": task, "version": version, **protocol.model_dump(mode="json", include={"evaluation", "model", "engine"})}
+
+
+def stored_fingerprint(content: Mapping[str, Any]) -> str:
+    """The fingerprint of a protocol as it was stored in a config.yaml, whatever keys this selbench has added since."""
+    return digest({key: value for key, value in content.items() if key not in APART})
 
 
 def digest(content: Any) -> str:

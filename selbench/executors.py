@@ -27,10 +27,10 @@ NOTHING: Allowances = {}
 __all__ = ["run_inline", "run_jobs", "run_ray", "thread_environment"]
 
 
-def thread_environment(jobs: int) -> dict[str, str]:
-    """Environment of a worker: the machine's threads divided among `jobs`, and barriers that do not spin on shared cores."""
-    threads = str(max(1, usable_cores() // jobs))
-    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+def thread_environment(jobs: int, threads: int | None = None) -> dict[str, str]:
+    """Environment of a worker: the machine's threads divided among `jobs`, or `threads`, and barriers that do not spin on shared cores."""
+    each = str(threads or max(1, usable_cores() // jobs))
+    return {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _die_with_parent() -> None:
@@ -126,16 +126,17 @@ class _Worker:
 
 def run_jobs(
     jobs: Sequence[Job], root: Path, device: str, workers: int, tick: Callable[[set[str]], None], allowances: Allowances = NOTHING,
-    *, shared: bool = False,
+    *, shared: bool = False, threads: int | None = None,
 ) -> list[Job]:  # fmt: skip
     """Run jobs in up to `workers` processes at a time; returns those that failed. `tick(running folders)` is called often.
 
     allowances: what the cells of a pair may take, by its name. shared: a process does one job after the other, so that what it
     holds between them (an engine that takes half a minute to start) is paid once; else each job has a process of its own.
+    threads: of each worker; None divides the machine's.
     Either way a crash (or the kernel's memory killer) costs the job at hand alone: a fresh process does the rest. Processes
     are forked from a server that has the heavy imports behind it.
     """
-    os.environ.update(thread_environment(workers))
+    os.environ.update(thread_environment(workers, threads))
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":

@@ -86,7 +86,13 @@ def collect(folder: Path) -> Board:
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
     everywhere = len(plan["pairs"]) * len(plan["tasks"])
     lines = [note if len(places) == everywhere else f"{'; '.join(places)}: {note}" for note, places in notes.items()]
-    return Board(plan, table, reader.problems, lines)
+    return Board(plan, table, reader.problems, [*_uncommitted(plan), *lines])
+
+
+def _uncommitted(plan: Mapping[str, Any]) -> list[str]:
+    """What `selbench publish --allow-dirty` wrote into the plan: runs of code that no commit holds."""
+    runs = plan.get("dirty", [])
+    return [f"no commit holds the code of {len(runs)} runs, the first {runs[0]}: this table cannot be made again"] if runs else []
 
 
 Group = list[tuple[Entry, tuple[str, dict[str, Run | str]]]]
@@ -186,6 +192,7 @@ def _layout(board: Board) -> tuple[str, list[pd.DataFrame]]:
     """Caption, results and costs as text. What is the same in all rows moves to the caption, what no row has is left out."""
     table = board.table
     caption = [f"Protocol `{board.plan['protocol']}`, fingerprint `{board.plan['fingerprint'][:12]}`"]
+    caption += ["**uncommitted code**"] if board.plan.get("dirty") else []
     caption.append("seeds " + ", ".join(map(str, board.plan["seeds"])))
     caption.append(_margins(board))
     varied = {}

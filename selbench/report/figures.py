@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["cost_bars", "learning_curves", "quadrants"]
+__all__ = ["cost_bars", "draw_all", "learning_curves", "quadrants"]
 
 Groups = dict[str, list[dict[str, Any]]]  # strategy label: its cells, by seed
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # without yellow, too pale for a line on white
@@ -34,6 +34,11 @@ STYLE: dict[Any, Any] = {
     "font.size": 8, "axes.titlesize": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
     "axes.edgecolor": "#666666", "xtick.color": "#666666", "ytick.color": "#666666", "savefig.dpi": 200, "svg.hashsalt": "selbench",
 }  # fmt: skip
+
+
+def draw_all(folder: Path) -> list[Path]:
+    """Every picture of the folder; returns their paths."""
+    return [*learning_curves(folder), *quadrants(folder), *cost_bars(folder)]
 
 
 def learning_curves(folder: Path) -> list[Path]:
