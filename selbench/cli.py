@@ -10,6 +10,7 @@ import typer
 
 from selbench import cli_bench, cli_calibration  # noqa: F401  # they add their verbs to `bench`
 from selbench.cli_answers import Plugins, bench, check_overlap, device_at_hand, eval_, grade, plug, words
+from selbench.cli_plan import plan_
 from selbench.cli_publish import publish, replay, verify
 from selbench.cli_report import report
 from selbench.errors import ConfigError, UserError
@@ -213,6 +214,7 @@ app.command("eval")(eval_)
 app.command("report")(report)
 app.command("grade")(grade)
 app.command("check-overlap")(check_overlap)
+app.command("plan")(plan_)
 app.command("publish")(publish)
 app.command("verify")(verify)
 app.command("replay")(replay)

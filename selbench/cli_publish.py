@@ -46,21 +46,22 @@ def verify(
     plugin: Plugins = None,
 ) -> None:
     """Published folders against their manifests, their records and the grader; tables made again, byte for byte. Exit code 1: not so."""
+    from selbench.publishing.verify import NOT_VERIFIABLE
     from selbench.publishing.verify import verify as look
 
     plug(plugin)
     reports = look(folders or [Path("results")], grade=grade)
     for report in reports:
-        state = "verified" if report.verifiable else "not verifiable"
-        print(f"{report.folder}: " + ("; ".join([f"{len(report.problems)} problems"] if report.problems else []) or state))
+        count = f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}"
+        print(f"{report.folder}: {count if report.problems else 'verified' if report.verifiable else NOT_VERIFIABLE}")
         for line in report.lines:
             print(f"  {line}")
-    wrong = [(report.folder, problem) for report in reports for problem in report.problems]
-    for folder, problem in wrong:
-        print(f"selbench: {folder}: {problem}", file=sys.stderr)
-    counted = sum(report.verifiable for report in reports)
-    print(f"{counted - len({folder for folder, _ in wrong})} of {counted} published folders verified")
-    if wrong:
+    whole = sum(report.verifiable and not report.problems for report in reports)
+    print(f"{whole} of {sum(report.verifiable for report in reports)} published folders verified")
+    for report in reports:
+        for problem in report.problems:
+            print(f"selbench: {report.folder}: {problem}", file=sys.stderr)
+    if any(report.problems for report in reports):
         sys.exit(1)
 
 
@@ -78,7 +79,7 @@ def replay(
     import json
     import tempfile
 
-    from selbench.publishing.replay import WORDS, find_cell
+    from selbench.publishing.replay import DIFFERENT, find_cell
     from selbench.publishing.replay import replay as repeat
 
     plug(plugin)
@@ -101,16 +102,19 @@ def replay(
 
         write_json(output / "replay.json", found.content())
     print(json.dumps(found.content(), indent=1) if as_json else _told(found, folder))
-    if found.word == WORDS[2]:
+    if found.word == DIFFERENT:
         sys.exit(1)
 
 
 def _told(found: Replay, folder: Path) -> str:
+    from selbench.publishing.replay import BIT_EQUAL
+
     words = {True: "same", False: "differs", None: "not compared"}
     wide = max(len(level.name) for level in found.levels)
     lines = [f"  {level.name:{wide}}  {words[level.same]:12}  {level.detail}".rstrip() for level in found.levels]
     for test in found.tests:
         points = f"{test.points:+z.1f} [{test.low:z.1f}, {test.high:z.1f}] points"
         lines.append(f"  {test.task}: {points} over {test.problems} problems, sign-flip p {test.p:.3f}")
-    first = f"; first difference: {found.first.name}, {found.first.detail}" if found.first else ""
+    named = "though there are differences in" if found.word == BIT_EQUAL else "first difference:"
+    first = f"; {named} {found.first.name}, {found.first.detail}" if found.first else ""
     return "\n".join([*lines, f"{folder}: {found.word}{first}"])

@@ -52,8 +52,10 @@ class Audit:
 
 
 def audit(folder: Path, plan: Mapping[str, Any]) -> Audit:
-    """Every planned run of `folder`. Duplicate or missing answers are left to `leaderboard.collect`, which counts them for the table."""
+    """Every planned run of `folder`. Whether all answers are there is left to `leaderboard.collect`, which counts them for the table."""
     found = Audit()
+    if empty := [name for name in ("cells", "pairs", "tasks") if not plan[name]]:
+        found.problems.append(f"plan.json: no {', '.join(empty)} in it")
     for run in expected(plan):
         try:
             found.problems += [f"{run.folder}{sentence}" for sentence in _run(folder / run.folder, run, plan, found)]
@@ -152,6 +154,8 @@ def _evaluation(place: Path, task: str, config: Mapping[str, Any], passport: Map
     if lost := [name for name in SAMPLE_COLUMNS if name not in rows]:
         yield f"{where}samples.parquet: no column {', '.join(lost)}; evaluate again"
         return
+    if twice := int(rows.duplicated(["problem", "sample"]).sum()):
+        yield f"{where}samples.parquet: {twice} answers stand there twice; evaluate again"
     graders = Counter(str(name) for name in rows["grader"])
     found.answers.update(graders)
     facts = passport.get("tasks", {}).get(task) or {}
@@ -220,6 +224,6 @@ def _brief(value: object) -> str:
 
 
 def summary(names: Iterable[str]) -> str:
-    """`3 runs, the first tiny/full-v1@1/seed0`."""
+    """How many, and the first."""
     listed = list(names)
     return f"{len(listed)} runs, the first {listed[0]}" if len(listed) > 1 else listed[0]

@@ -171,4 +171,6 @@ def _drop(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 def _brief(value: object) -> str:
     text = repr(value) if isinstance(value, str) and not value.isprintable() else str(value)
-    return f"{text[:12]}…" if len(text) == 64 and " " not in text else text if len(text) <= 60 else f"{text[:57]}…"
+    if len(text) in (40, 64) and set(text) <= set("0123456789abcdef"):  # a commit or a SHA-256
+        return text[:12]
+    return text if len(text) <= 60 else f"{text[:57]}…"

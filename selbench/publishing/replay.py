@@ -25,9 +25,9 @@ from selbench.strategy import STRATEGIES
 from selbench.sweep import Base, Job, fingerprint, job_folder
 from selbench.task import TASKS
 
-__all__ = ["WORDS", "Paired", "Replay", "find_cell", "load_job", "replay"]
+__all__ = ["BIT_EQUAL", "DIFFERENT", "STATISTICALLY_EQUAL", "Paired", "Replay", "find_cell", "load_job", "replay"]
 
-WORDS = ("bit-equal", "statistically equal", "different")
+BIT_EQUAL, STATISTICALLY_EQUAL, DIFFERENT = "bit-equal", "statistically equal", "different"
 LEVEL = 0.05  # of the paired tests, after Holm over the tasks
 Runner = Callable[[Job, Path, int | None], None]  # job, root of its run folder, threads that the first execution had
 
@@ -46,7 +46,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Replay:
-    """What became of it: `word` of WORDS, the levels, the first that differs, the paired tests where answers differ."""
+    """What became of it: one of three words, the levels, the first that differs, the paired tests where answers differ."""
 
     cell: str
     word: str
@@ -97,7 +97,7 @@ def replay(folder: Path, root: Path, run: Runner) -> Replay:
     trained = isinstance(job, Cell)
     edited = _config(folder, job, content, passport)
     if edited.same is False:
-        return Replay(job.folder, WORDS[2], [edited], edited, [])
+        return Replay(job.folder, DIFFERENT, [edited], edited, [])
     again = job_folder(job, root)
     if again.exists():
         raise ConfigError(f"{again}: is there already; choose another --output")
@@ -112,12 +112,12 @@ def replay(folder: Path, root: Path, run: Runner) -> Replay:
     results = [level for level in levels if level.name not in (*GIVEN, "code", "packages", "machine")]
     tests: list[Paired] = []
     if any(level.same is False for level in levels if level.name in GIVEN):
-        word = WORDS[2]
+        word = DIFFERENT
     elif all(level.same is not False for level in results):
-        word = WORDS[0]
+        word = BIT_EQUAL
     else:
         tests = paired(folder, again, job.protocol.tasks)
-        word = WORDS[1] if tests and all(test.p > LEVEL for test in tests) else WORDS[2]
+        word = STATISTICALLY_EQUAL if tests and all(test.p > LEVEL for test in tests) else DIFFERENT
     return Replay(job.folder, word, levels, first_difference(levels), tests)
 
 

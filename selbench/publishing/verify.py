@@ -21,7 +21,9 @@ from selbench.publishing.audit import Audit, audit
 from selbench.publishing.judged import contradictions, grading_seconds, judge_again
 from selbench.publishing.layout import MANIFEST, TABLES, expected, hash_file, read_manifest, sorted_files
 
-__all__ = ["Report", "verify", "verify_folder"]
+__all__ = ["NOT_VERIFIABLE", "Report", "verify", "verify_folder"]
+
+NOT_VERIFIABLE = f"not verifiable: no {MANIFEST}"
 
 
 @dataclass
@@ -50,7 +52,7 @@ def verify(places: list[Path], *, grade: bool = True) -> list[Report]:
                 if (path / MANIFEST).exists():
                     reports.append(verify_folder(path, grade=grade))
                 else:
-                    reports.append(Report(path, [f"not verifiable: no {MANIFEST}"], verifiable=False))
+                    reports.append(Report(path, verifiable=False))
         else:
             reports.append(verify_folder(place, grade=grade))
     return reports
@@ -67,7 +69,7 @@ def verify_folder(folder: Path, *, grade: bool = True) -> Report:
     """Everything about one published folder. Reads and computes; writes nothing in it."""
     report = Report(folder)
     if not (folder / MANIFEST).exists():
-        report.problems.append(f"not verifiable: no {MANIFEST}; `selbench publish` writes one")
+        report.problems.append(f"{NOT_VERIFIABLE}; `selbench publish` writes one")
         report.verifiable = False
         return report
     try:
