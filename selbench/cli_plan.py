@@ -116,10 +116,11 @@ def _costs(protocol: Any, gpu: str | None) -> dict[str, Cost]:
     """An estimate from shapes, by pair."""
     from selbench import devices, forecast, plan
     from selbench.designs import Cost
+    from selbench.task import TASKS
 
     target = devices.gpu(gpu) if gpu else devices.at_hand(device_at_hand())
     cells, jobs = plan.jobs_of(protocol)
-    rows = {name: _rows(plan.TASKS.get(name)) for name in protocol.tasks}
+    rows = {name: _rows(TASKS.get(name)) for name in protocol.tasks}
     costs = {}
     for one in forecast.forecast(protocol, cells, jobs, target, None, rows):
         count = sum(cell.pair.name == one.pair for cell in cells)

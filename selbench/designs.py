@@ -103,10 +103,10 @@ def designs(setting: Setting, effect: float, power: float, scope: str = LIKE) ->
     """
     found = [(seeds, samples) for samples in SAMPLES if (seeds := setting.seeds_for(effect, samples, power, scope)) is not None]
     best = min(found, key=lambda design: (setting.hours(*design) or 0.0, *design), default=None)
-    seeds = tuple(sorted({*SEEDS, *([best[0]] if best else [])}))
-    points = [[setting.detectable(s, k, power, scope) for k in SAMPLES] for s in seeds]
-    hours = [[setting.hours(s, k) for k in SAMPLES] for s in seeds]
-    return Designs(seeds, SAMPLES, points, hours, best, None if best else _problems_needed(setting, effect, power, scope))
+    rows = tuple(sorted({*SEEDS, *([best[0]] if best else [])}))
+    points = [[setting.detectable(s, k, power, scope) for k in SAMPLES] for s in rows]
+    hours = [[setting.hours(s, k) for k in SAMPLES] for s in rows]
+    return Designs(rows, SAMPLES, points, hours, best, None if best else _problems_needed(setting, effect, power, scope))
 
 
 def _problems_needed(setting: Setting, effect: float, power: float, scope: str) -> int | None:

@@ -50,7 +50,7 @@ def variance(most: float) -> st.SearchStrategy[float]:
     return st.one_of(st.just(0.0), st.floats(1e-6, most))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=variance(2e-3), problem=variance(0.05), sample=variance(0.5), effect=st.floats(0.5, 20), power=st.floats(0.5, 0.95),
     answer=st.floats(0, 10),
@@ -90,7 +90,10 @@ def test_the_published_records_as_a_pilot() -> None:
 
 def test_what_is_assumed_is_said() -> None:
     one = assumed("math500", 500, 2, 1, None)
-    assert one.components == Components(seed=0.0001, problem=pytest.approx(1 / 9), interaction=0.0, sample=pytest.approx(1 / 3))
+    found = one.components
+    assert (found.seed, found.interaction) == (0.01**2, 0.0)
+    assert found.problem == pytest.approx(1 / 9)
+    assert found.sample == pytest.approx(1 / 3)
     for words in ("assumed, not measured", "33.3 points", "by 1 (ours", "arXiv:2411.00640"):
         assert words in one.source
     assert assumed("math500", 500, 2, 1, None, seed_points=2, problem_points=10).components.problem == pytest.approx(0.01)

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from selbench import cli, leaderboard
 from selbench.errors import ConfigError, RecordError
-from selbench.publishing import publish as publishing
 from selbench.publishing.layout import MANIFEST, manifest_text
 from selbench.publishing.publish import publish
 from selbench.publishing.verify import verify, verify_folder
 from selbench.records import read_json, read_table, write_table, write_text
+from selbench.report import figures
 from tests.small_run import CLEAN, edit, rows_of, small_run
 
 CELL = "tiny/random-v1@0.1/seed1"
@@ -51,7 +51,7 @@ def results(published: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publications without pictures, which are most of the time."""
-    monkeypatch.setattr(publishing.figures, "draw_all", lambda folder: [])
+    monkeypatch.setattr(figures, "draw_all", lambda folder: [])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -245,11 +245,11 @@ def test_an_interrupted_publication_changes_nothing(runs: Path, results: Path, m
     def fail(folder: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(publishing.figures, "draw_all", fail)
+    monkeypatch.setattr(figures, "draw_all", fail)
     with pytest.raises(KeyboardInterrupt):
         publish(runs, results.parent, quiet=True)
     assert contents(results.parent) == before
-    monkeypatch.setattr(publishing.figures, "draw_all", lambda folder: [])
+    monkeypatch.setattr(figures, "draw_all", lambda folder: [])
     (results / "stale.txt").write_text("of an earlier publication")
     publish(runs, results.parent, quiet=True)
     after = contents(results.parent)

@@ -140,8 +140,9 @@ def _training(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
         if wrong:
             yield f"/selection.parquet: {name} of step {wrong[0]} is not that of metrics.jsonl"
     if (path / "tokens.parquet").exists():
-        for step, rows in read_table(path / "tokens.parquet").groupby("step"):
-            said = steps[int(step) - 1]  # type: ignore[call-overload]
+        tokens = read_table(path / "tokens.parquet")
+        for step in sorted(set(tokens["step"])):
+            rows, said = tokens[tokens["step"] == step], steps[int(step) - 1]
             for name, count in (("tokens", len(rows)), ("kept", int(rows["kept"].sum()))):
                 if count != said[name]:
                     yield f"/tokens.parquet: {name} of step {step} are {count}, in metrics.jsonl {said[name]}"

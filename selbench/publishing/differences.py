@@ -6,7 +6,7 @@ selection, final weights, answers) from the records. Seconds and measured memory
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ __all__ = ["GIVEN", "Level", "first_difference", "given", "outcome"]
 
 GIVEN = ("config", "data", "weights", "prompts")  # another one of these is another experiment; code, packages and machine may differ
 MEASURED = ("seconds", "peak_bytes", "peak_memory_bytes")  # of a step's record: differ between any two executions
+MACHINE = ("processor", "gpus", "threads", "engine")
 ROLLOUT = ("sample", "position", "token")
 ABSENT = "not in both records"
 AFTER_TRAINING = (2, 10**9)  # later than any step
@@ -42,19 +43,21 @@ def first_difference(levels: Iterable[Level]) -> Level | None:
 
 def given(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Level]:
     """Levels of two passports."""
-    code = [(side.get("code") or {}) for side in (before, now)]
-    told = _changes(*code, ("sources", "commit", "dirty"))
-    same_sources = code[0].get("sources") == code[1].get("sources")
-    packages = _changes(*({**(side.get("packages") or {}), "python": side.get("python")} for side in (before, now)))
-    machine = _changes(*({**(side.get("hardware") or {}), "engine": side.get("engine")} for side in (before, now)),
-                       ("processor", "gpus", "threads", "engine"))  # fmt: skip
-    data = _changes(*(_data(side) for side in (before, now)))
-    weights = _changes(*({role: model.get("sha256") for role, model in side["models"].items()} for side in (before, now)))
-    prompts = _changes(before, now, ("prompt_sha256", "rendered_example"))
+
+    def told(read: Callable[[Mapping[str, Any]], Mapping[str, Any] | None], names: Sequence[str] | None = None) -> list[str]:
+        return _changes(read(before) or {}, read(now) or {}, names)
+
+    code = told(lambda side: side.get("code"), ("sources", "commit", "dirty"))
+    if not told(lambda side: side.get("code"), ("sources",)):
+        code = [f"{text}, same sources" for text in code]
     found = {
-        "code": told if told and not same_sources else [f"{text}, same sources" for text in told], "packages": packages,
-        "machine": machine, "data": data, "weights": weights, "prompts": prompts,
-    }  # fmt: skip
+        "code": code,
+        "packages": told(lambda side: {**(side.get("packages") or {}), "python": side.get("python")}),
+        "machine": told(lambda side: {**(side.get("hardware") or {}), "engine": side.get("engine")}, MACHINE),
+        "data": told(_data),
+        "weights": told(lambda side: {role: model.get("sha256") for role, model in side["models"].items()}),
+        "prompts": told(dict, ("prompt_sha256", "rendered_example")),
+    }
     return [Level(name, not texts, "; ".join(texts), (1, place)) for place, (name, texts) in enumerate(found.items())]
 
 
@@ -78,22 +81,20 @@ def outcome(before: Path, now: Path, tasks: Sequence[str], trained: bool) -> lis
 
 def _tokens(before: Path, now: Path) -> list[Level]:
     """Rollouts, and signals and kept tokens beside them, of the steps whose tokens are stored: the first and the last."""
-    tables = [_table(side / "tokens.parquet") for side in (before, now)]
-    if any(table is None for table in tables):
+    ours, theirs = (_table(side / "tokens.parquet") for side in (before, now))
+    if ours is None or theirs is None:
         return [Level("tokens", None, ABSENT), Level("signals", None, ABSENT)]
-    ours, theirs = tables
-    assert ours is not None
-    assert theirs is not None
-    signals = [name for name in ours if name not in (*ROLLOUT, "step")]
+    signals = [str(name) for name in ours if name not in (*ROLLOUT, "step")]
+    parts: tuple[tuple[str, Sequence[str]], ...] = (("tokens", ROLLOUT), ("signals", signals))
     levels = []
-    for part, (name, columns) in enumerate((("tokens", ROLLOUT), ("signals", signals))):
+    for part, (name, columns) in enumerate(parts):
         level = Level(name, True)
         for step in sorted(set(ours["step"])):
-            rows = [table[table["step"] == step].reset_index(drop=True) for table in (ours, theirs)]
-            if place := _first_cell(*rows, columns):
+            one, other = (table[table["step"] == step].reset_index(drop=True) for table in (ours, theirs))
+            if place := _first_cell(one, other, columns):
                 row, column = place
-                where = "" if row >= min(map(len, rows)) else f" sample {rows[0]['sample'][row]}, position {rows[0]['position'][row]},"
-                level = Level(name, False, f"step {step},{where} {_values(*rows, row, column)}", (2, int(step), part))
+                where = "" if row >= min(len(one), len(other)) else f" sample {one['sample'][row]}, position {one['position'][row]},"
+                level = Level(name, False, f"step {step},{where} {_values(one, other, row, column)}", (2, int(step), part))
                 break
         levels.append(level)
     return levels
@@ -113,7 +114,7 @@ def _selection(before: Path, now: Path) -> Level:
     tables = [_table(side / "selection.parquet") for side in (before, now)]
     if tables[0] is None or tables[1] is None:
         return Level("selection", None, ABSENT)
-    place = _first_cell(tables[0], tables[1], list(tables[0]))
+    place = _first_cell(tables[0], tables[1], [str(name) for name in tables[0]])
     if place is None:
         return Level("selection", True)
     return Level("selection", False, f"step {place[0] + 1}, {_values(tables[0], tables[1], *place)}", (2, place[0] + 1, 3))
@@ -132,7 +133,7 @@ def _final(before: Path, now: Path) -> Level:
 
 def _answers(before: Path, now: Path, task: str, order: tuple[int, ...]) -> Level:
     ours, theirs = (read_table(side / "eval" / task / "samples.parquet") for side in (before, now))
-    place = _first_cell(ours, theirs, list(ours))
+    place = _first_cell(ours, theirs, [str(name) for name in ours])
     name = f"answers, {task}"
     if place is None:
         return Level(name, True, f"{len(ours)} answers", order)
