@@ -107,7 +107,7 @@ def replay(
 
 
 def _told(found: Replay, folder: Path) -> str:
-    from selbench.publishing.replay import BIT_EQUAL
+    from selbench.publishing.replay import BIT_EQUAL, GIVEN
 
     words = {True: "same", False: "differs", None: "not compared"}
     wide = max(len(level.name) for level in found.levels)
@@ -117,4 +117,6 @@ def _told(found: Replay, folder: Path) -> str:
         lines.append(f"  {test.task}: {points} over {test.problems} problems, sign-flip p {test.p:.3f}")
     named = "though there are differences in" if found.word == BIT_EQUAL else "first difference:"
     first = f"; {named} {found.first.name}, {found.first.detail}" if found.first else ""
-    return "\n".join([*lines, f"{folder}: {found.word}{first}"])
+    others = [level.name for level in found.levels if level.same is False and level.name in GIVEN]
+    reason = f" (another experiment: other {', '.join(others)})" if others else ""
+    return "\n".join([*lines, f"{folder}: {found.word}{reason}{first}"])

@@ -177,6 +177,11 @@ def cheaper_ledger(folder: Path) -> None:
     edit(folder / CELL / "ledger.json", update=ledger["update"] | {"flops": ledger["update"]["flops"] / 2})
 
 
+def other_prompts(folder: Path) -> None:
+    passport = read_json(folder / CELL / "passport.json")
+    edit(folder / CELL / "passport.json", training_prompts=passport["training_prompts"] | {"sha256": "e" * 64})
+
+
 def dirty_tree(folder: Path) -> None:
     edit(folder / CELL / "passport.json", code=CLEAN | {"dirty": True})
 
@@ -200,6 +205,7 @@ TAMPERED: dict[Callable[[Path], None], tuple[str, str]] = {  # what publish and 
     lost_tokens: (f"{CELL}/tokens.parquet: tokens of step 1 are ",) * 2,
     lost_step: (f"{CELL}/metrics.jsonl: 1 step records where the protocol has steps 1 to 2",) * 2,
     cheaper_ledger: (f"{CELL}/ledger.json: update.flops, from the records another value",) * 2,
+    other_prompts: (f"{CELL}/passport.json: trained on other prompts",) * 2,
     dirty_tree: (f"{CELL}: code with uncommitted changes on 0123456789ab", "plan.json: dirty does not name the runs"),
 }
 

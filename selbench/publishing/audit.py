@@ -40,6 +40,7 @@ class Audit:
     commits: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
     runs: int = 0
+    prompts: str | None = None  # SHA-256 of the training prompts in prompts.json
     questions: dict[str, list[Question]] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)  # of the tasks, as the passports have them
 
@@ -56,6 +57,8 @@ def audit(folder: Path, plan: Mapping[str, Any]) -> Audit:
     found = Audit()
     if empty := [name for name in ("cells", "pairs", "tasks") if not plan[name]]:
         found.problems.append(f"plan.json: no {', '.join(empty)} in it")
+    if (folder / "prompts.json").exists():
+        found.prompts = read_json(folder / "prompts.json").get("sha256")
     for run in expected(plan):
         try:
             found.problems += [f"{run.folder}{sentence}" for sentence in _run(folder / run.folder, run, plan, found)]
@@ -85,6 +88,8 @@ def _run(path: Path, run: Expected, plan: Mapping[str, Any], found: Audit) -> It
     found.commits[code["commit"] or "none"] += 1
     if run.cell is not None:
         yield from _training(path, config)
+        if found.prompts and (passport.get("training_prompts") or {}).get("sha256") != found.prompts:
+            yield "/passport.json: trained on other prompts than those of prompts.json"
     for task in plan["tasks"]:
         yield from _evaluation(path / "eval" / task, task, config, passport, found)
     if (path / "ledger.json").exists():

@@ -25,7 +25,7 @@ from selbench.strategy import STRATEGIES
 from selbench.sweep import Base, Job, fingerprint, job_folder
 from selbench.task import TASKS
 
-__all__ = ["BIT_EQUAL", "DIFFERENT", "STATISTICALLY_EQUAL", "Paired", "Replay", "find_cell", "load_job", "replay"]
+__all__ = ["BIT_EQUAL", "DIFFERENT", "GIVEN", "STATISTICALLY_EQUAL", "Paired", "Replay", "find_cell", "load_job", "replay"]
 
 BIT_EQUAL, STATISTICALLY_EQUAL, DIFFERENT = "bit-equal", "statistically equal", "different"
 LEVEL = 0.05  # of the paired tests, after Holm over the tasks
