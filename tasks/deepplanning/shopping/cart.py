@@ -37,16 +37,14 @@ def add_product(world: World, arguments: Json) -> str:
 
 
 def delete_product(world: World, arguments: Json) -> str:
-    """Take a product out of the cart; the row goes when nothing is left of it."""
+    """Take a product out of the cart."""
     product = _product(world, arguments)
     asked = _quantity(arguments)
     cart = world.cart(coupons=False)
     row = _row(cart, "items", "product_id", product["product_id"])
     if row is None:
         raise ToolError(f"product {product['product_id']!r} is not in the cart")
-    row["quantity"] -= asked
-    if row["quantity"] <= 0:
-        cart["items"].remove(row)
+    _take(cart["items"], row, asked)
     return _close(world, cart, discounts=False)
 
 
@@ -85,9 +83,7 @@ def delete_coupon(world: World, arguments: Json) -> str:
         raise ToolError(f"coupon {name!r} is not in the cart")
     if asked > row["quantity"]:
         raise ToolError(f"{name}: {row['quantity']} in the cart, asked to remove {asked}")
-    row["quantity"] -= asked
-    if row["quantity"] <= 0:
-        cart["used_coupons"].remove(row)
+    _take(cart["used_coupons"], row, asked)
     return _close(world, cart, discounts=True)
 
 
@@ -123,6 +119,13 @@ def _row(cart: Json, table: str, key: str, wanted: str) -> Json | None:
     """The first row of that name; the table is made where the cart has none."""
     rows: list[Json] = cart.setdefault(table, [])
     return next((row for row in rows if row[key] == wanted), None)
+
+
+def _take(rows: list[Json], row: Json, count: int) -> None:
+    """Take `count` of a row; it goes when nothing is left of it."""
+    row["quantity"] -= count
+    if row["quantity"] <= 0:
+        rows.remove(row)
 
 
 def _total(cart: Json) -> float:

@@ -6,11 +6,10 @@ It proves that a case can be solved, or says in its closing message of the first
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
 
 from .. import data
+from ..scripted import Agent, Message, Script, scripted
 from .prompts import CHECK, opening
 from .score import MESSAGES
 from .tools import call
@@ -18,9 +17,6 @@ from .world import Json, World, render
 
 __all__ = ["Agent", "oracle", "play"]
 
-Message = dict[str, Any]
-Agent = Callable[[list[Message]], Message]  # one model call: the history in, an assistant message out
-Calls = list[tuple[str, Json]]
 MAX_CALLS = 400  # model calls a phase
 
 
@@ -53,24 +49,10 @@ def _turns(world: World, agent: Agent, history: list[Message], max_calls: int, f
 
 def oracle(truth: Json) -> Agent:
     """An agent that works towards a parsed `validation_cases.json`; one episode each."""
-    script = _script(truth)
-    started = False
-
-    def agent(history: list[Message]) -> Message:
-        nonlocal started
-        results = _results(history) if started else None
-        started = True
-        try:
-            calls = script.send(results)  # type: ignore[arg-type]
-        except StopIteration as end:
-            return {"role": "assistant", "content": end.value or "Nothing is missing."}
-        turn = len(history)
-        return {"role": "assistant", "content": "", "tool_calls": [_call(turn, n, *each) for n, each in enumerate(calls)]}
-
-    return agent
+    return scripted(_script(truth), read=json.loads, after="Nothing is missing.")
 
 
-def _script(truth: Json) -> Generator[Calls, list[Json], str]:
+def _script(truth: Json) -> Script:
     """Turns of tool calls; receives each turn's results. Returns what to say at the end."""
     products = truth.get("ground_truth_products", [])
     coupons = truth.get("ground_truth_coupons") or {}
@@ -96,14 +78,3 @@ def _script(truth: Json) -> Generator[Calls, list[Json], str]:
     [cart] = yield [("get_cart_info", {})]
     price = cart["summary"]["total_price"]
     return f"The cart costs {price}." + (f" Out of reach: {'; '.join(missed)}." if missed else "")
-
-
-def _results(history: list[Message]) -> list[Json]:
-    """The tools' answers since the last reply, in order."""
-    replies = [n for n, message in enumerate(history) if message["role"] == "assistant"]
-    return [json.loads(message["content"]) for message in history[replies[-1] + 1 :] if message["role"] == "tool"]
-
-
-def _call(turn: int, number: int, name: str, arguments: Json) -> Json:
-    text = json.dumps(arguments, ensure_ascii=False)
-    return {"id": f"call_{turn}_{number}", "type": "function", "function": {"name": name, "arguments": text}}

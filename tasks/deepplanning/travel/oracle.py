@@ -7,10 +7,11 @@ roads; the days are laid out by schedule.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+from ..scripted import Agent, Calls, Message, Script, scripted
 from .plan import amount
 from .schedule import Hours, Journey, Place, Roads, Trip, lay_out
 from .tools import Tools
@@ -18,10 +19,6 @@ from .write import write_plan
 
 __all__ = ["MAX_CALLS", "Agent", "Episode", "oracle", "play"]
 
-Message = dict[str, Any]
-Agent = Callable[[list[Message]], Message]  # one model call: the history in, an assistant message out
-Calls = list[tuple[str, dict[str, str]]]
-Script = Generator[Calls, list[str], str]
 MAX_CALLS = 400  # model calls an episode, as in the published scripts
 NUMBERS = (("outbound_train_no", "outbound_flight_no"), ("inbound_train_no", "inbound_flight_no"))
 NEARBY = 24  # restaurants that are considered beside the required ones
@@ -53,31 +50,7 @@ def play(tools: Tools, agent: Agent, opening: list[Message], *, max_calls: int =
 
 def oracle(meta: dict[str, Any], language: str, plan_format: str = "text") -> Agent:
     """An agent that works towards a task's `meta_info`; one episode each. `plan_format`: text or json."""
-    script = _script(meta, language, plan_format)
-    started = False
-
-    def agent(history: list[Message]) -> Message:
-        nonlocal started
-        results = _results(history) if started else None
-        started = True
-        try:
-            calls = script.send(results)  # type: ignore[arg-type]
-        except StopIteration as end:
-            return {"role": "assistant", "content": end.value}
-        turn = len(history)
-        return {"role": "assistant", "content": "", "tool_calls": [_call(f"call_{turn}_{n}", *each) for n, each in enumerate(calls)]}
-
-    return agent
-
-
-def _call(name: str, tool: str, arguments: dict[str, str]) -> Message:
-    return {"id": name, "type": "function", "function": {"name": tool, "arguments": json.dumps(arguments, ensure_ascii=False)}}
-
-
-def _results(history: list[Message]) -> list[str]:
-    """Texts of the tool messages after the last reply."""
-    last = max(number for number, message in enumerate(history) if message["role"] == "assistant")
-    return [message["content"] for message in history[last + 1 :]]
+    return scripted(_script(meta, language, plan_format))
 
 
 def _script(meta: dict[str, Any], language: str, plan_format: str) -> Script:
