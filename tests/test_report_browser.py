@@ -216,8 +216,9 @@ def test_text_is_readable_in_both_schemes(browser: Browser, page: Path, tmp_path
     assert (int(ground.split("(")[1].split(",")[0]) < 60) is dark
 
 
-def test_narrow_windows_do_not_overflow(browser: Browser, page: Path) -> None:
-    browser.width(420)
+@pytest.mark.parametrize("pixels", [320, 420, 901])
+def test_narrow_windows_do_not_overflow(browser: Browser, page: Path, pixels: int) -> None:
+    browser.width(pixels)
     browser.open(page)
-    assert browser.run("return document.documentElement.scrollWidth") <= 420
+    assert browser.run("return document.documentElement.scrollWidth") <= pixels
     browser.devtools("Emulation.clearDeviceMetricsOverride")
