@@ -50,6 +50,7 @@ FORBIDDEN = {  # module: what it may never import, directly
     "leaderboard": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
     "report/figures": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
     "report/html": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
+    "report/bars": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
     "report/sections": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
     "report/viewer": {"torch", "transformers", "selbench.loop", "selbench.evaluate"},
     "evaluate": {"selbench.loop", "selbench.sweep"},

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selbench.bench.loop_child import PHASES, SYSTEMS
+from selbench.bench.tables import markdown_table, rich_table
 from selbench.errors import ConfigError, UserError, nearest
 from selbench.provenance import hardware, package_versions, usable_cores
 
@@ -173,26 +174,17 @@ def _verdicts(found: dict[str, Any]) -> list[str]:
 
 def markdown(found: dict[str, Any]) -> str:
     """The table of medians (ranges over rounds), and whether the losses are the same."""
-    head, body = _rows(found)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *_verdicts(found)])
+    return "\n".join([*markdown_table(*_rows(found)), "", *_verdicts(found)])
 
 
 def render(found: dict[str, Any]) -> None:
     """Print the table."""
     from rich.console import Console
-    from rich.table import Table
 
-    head, body = _rows(found)
     settings = found["settings"]
     shape = f"{settings['steps']} steps of {settings['batch']} prompts, {settings['threads']} threads"
-    table = Table(title=f"training loop, embedded pair, {shape}, {found['rounds']} rounds")
-    for place, name in enumerate(head):
-        table.add_column(name, justify="right" if place else "left", no_wrap=place == 0)
-    for row in body:
-        table.add_row(*row)
     console = Console()
-    console.print(table)
+    console.print(rich_table(f"training loop, embedded pair, {shape}, {found['rounds']} rounds", *_rows(found)))
     for line in _verdicts(found):
         console.print(line, highlight=False)
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from selbench.bench.tables import markdown_table, rich_table
 from selbench.provenance import hardware, package_versions
 from selbench.signals import Signals, Tensor, signal_top_k
 from selbench.strategy import STRATEGIES, Strategy, select
@@ -246,23 +247,15 @@ def _table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def markdown(found: dict[str, Any]) -> str:
     """Million tokens per second and core as a table: a row a rule, a column a batch size, the released procedure last."""
     head, body = _table(found)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([f"`{row[0]}`", *row[1:]] for row in body)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(markdown_table(head, ([f"`{row[0]}`", *row[1:]] for row in body)))
 
 
 def render(found: dict[str, Any]) -> None:
     """Print the table, and which rules miss the requirement."""
     from rich.console import Console
-    from rich.table import Table
 
-    head, body = _table(found)
-    table = Table(title="selection, million tokens per second on one core, given the signals")
-    for place, name in enumerate(head):
-        table.add_column(name, justify="right" if place else "left", no_wrap=place == 0)
-    for row in body:
-        table.add_row(*row)
     console = Console()
-    console.print(table)
+    console.print(rich_table("selection, million tokens per second on one core, given the signals", *_table(found)))
     rates = {name: row["sizes"].get(str(10**6), {}).get("tokens_per_second") for name, row in found["strategies"].items()}
     slow = [name for name, rate in rates.items() if rate is not None and rate < REQUIRED]
     if any(rates.values()):

@@ -23,7 +23,7 @@ import pandas as pd
 from selbench import leaderboard, records
 from selbench.errors import RecordError
 from selbench.provenance import code_version
-from selbench.report import sections, viewer
+from selbench.report import bars, sections, viewer
 
 __all__ = ["ROLLOUTS", "TOKENS", "collect", "render", "write"]
 
@@ -47,7 +47,7 @@ def collect(folder: Path, told: pd.DataFrame | None = None, notes: Sequence[str]
     return {
         "head": _head(folder, board, groups), "problems": board.problems, "notes": list(notes), "table": table,
         "learning": sections.learning(folder, groups), "budgets": sections.budgets(table["rows"], groups),
-        "atlas": sections.atlas(folder, groups), "costs": sections.cost_views(folder, groups),
+        "atlas": sections.atlas(folder, groups), "costs": bars.cost_views(folder, groups),
         "overlap": [viewer.overlap(bank) for bank in banks if bank.first],
         "looks": {group.label: group.look for group in groups},
         "viewer": [viewer.view(bank, viewer.chosen(bank, rollouts, TOKENS), told) for bank in banks if bank.first],

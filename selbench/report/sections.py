@@ -18,9 +18,8 @@ import pandas as pd
 
 from selbench import costs, leaderboard, records
 from selbench.errors import RecordError
-from selbench.ledger import summarise
 
-__all__ = ["Group", "atlas", "budgets", "cost_views", "frame", "groups_of", "learning", "rounded", "table"]
+__all__ = ["Group", "BY_ROLE", "atlas", "budgets", "frame", "groups_of", "learning", "rounded", "table"]
 
 COLOURS, DASHES = 6, 4
 BY_ROLE = {"reference": {"colour": "ink", "dash": 0}, "control": {"colour": "grey", "dash": 1}}
@@ -192,75 +191,6 @@ def _point(row: Mapping[str, Any]) -> dict[str, Any]:
         "kept": row["kept_percent"], "accuracy": row["accuracy_percent"], "spread": row.get("spread_points"),
         "seconds": rounded([sum(known)])[0] if known else None, "tflop": row.get("update_tflop"),
     }  # fmt: skip
-
-
-def cost_views(folder: Path, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Per pair: seconds and FLOPs by phase and the peak of distil, beside the full-token run, the control and a dense loss."""
-    found = []
-    for pair in dict.fromkeys(group.pair for group in groups):
-        costed = []
-        for group in (group for group in groups if group.pair == pair):
-            runs = [records.read_metrics(folder / cell["folder"] / "metrics.jsonl") for cell in group.done(folder)]
-            ledgers = [summarise(steps) for steps in runs if steps]
-            if ledgers:
-                costed.append((group, ledgers))
-        costed.sort(key=lambda entry: (entry[0].role != "reference", entry[0].role != "control", entry[0].label))
-        views = [view for view in (_seconds(costed), _flops(costed), _memory(costed)) if view]
-        if views:
-            found.append({"pair": pair, "views": views})
-    return found
-
-
-Costed = Sequence[tuple[Group, list[dict[str, Any]]]]
-
-
-def _stack(group: Group, ledgers: Sequence[Mapping[str, Any]], phases: Sequence[str], field: str, factor: float) -> dict[str, Any] | None:
-    """A bar: means over the seeds; None where a phase that was entered has no such number, or no phase has one."""
-    named = [phase for phase in phases if any(phase in ledger["phases"] for ledger in ledgers)]
-    cells = {phase: [ledger["phases"].get(phase, {field: 0.0})[field] for ledger in ledgers] for phase in named}
-    if not cells or any(value is None for values in cells.values() for value in values):
-        return None
-    parts = [[phase, rounded([factor * float(np.mean(values))])[0]] for phase, values in cells.items()]
-    return {"label": group.label, "role": group.role, "seeds": len(ledgers), "planned": len(group.cells), "parts": parts}
-
-
-def _total(bar: Mapping[str, Any]) -> float:
-    return float(sum(value for _, value in bar["parts"]))
-
-
-def _seconds(costed: Costed) -> dict[str, Any] | None:
-    bars = [bar for group, ledgers in costed if (bar := _stack(group, ledgers, records.PHASES, "seconds", 1.0))]
-    lines = [{"label": bar["label"], "value": rounded([_total(bar)])[0]} for bar in bars if bar["role"] in BY_ROLE]
-    title = "training seconds of all steps, mean over seeds; lines: the full-token run and random selection"
-    return {"name": "seconds", "unit": "s", "title": title, "bars": bars, "lines": lines} if bars else None
-
-
-def _flops(costed: Costed) -> dict[str, Any] | None:
-    bars = []
-    for group, ledgers in costed:
-        bar = _stack(group, ledgers, records.UPDATE, "flops", 1e-12)
-        baseline = [ledger["update"]["baseline_flops"] for ledger in ledgers]
-        if bar and None not in baseline:
-            bars.append(bar | {"tick": rounded([1e-12 * float(np.mean(baseline))])[0]})
-    title = (
-        "FLOPs of the update, mean over seeds; ticks: full-token steps on the same batches; lines: the full-token run and random selection"
-    )
-    lines = [{"label": bar["label"], "value": rounded([_total(bar)])[0]} for bar in bars if bar["role"] in BY_ROLE]
-    return {"name": "FLOPs", "unit": "TFLOP", "title": title, "bars": bars, "lines": lines} if bars else None
-
-
-def _memory(costed: Costed) -> dict[str, Any] | None:
-    bars = []
-    for group, ledgers in costed:
-        peaks = [ledger["phases"].get("distil", {}).get("peak_bytes") for ledger in ledgers]
-        dense = [ledger["dense_peak_bytes"] for ledger in ledgers]
-        if None not in peaks:
-            bar = {"label": group.label, "role": group.role, "seeds": len(ledgers), "planned": len(group.cells)}
-            tick = None if None in dense else rounded([max(dense) / 1e6])[0]
-            bars.append(bar | {"parts": [["distil", rounded([max(peaks) / 1e6])[0]]], "tick": tick})
-    title = "largest memory held during distil, of any seed; ticks: predicted with a dense full-token loss; lines: full-token run, random"
-    lines = [{"label": bar["label"], "value": _total(bar)} for bar in bars if bar["role"] in BY_ROLE]
-    return {"name": "memory", "unit": "MB", "title": title, "bars": bars, "lines": lines} if bars else None
 
 
 def atlas(folder: Path, groups: Sequence[Group]) -> list[dict[str, Any]]:
