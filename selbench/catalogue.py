@@ -76,7 +76,7 @@ def print_one(name: str, *, as_json: bool = False) -> None:
         task = TASKS.get(name)
         print(
             f"task {task.name}, version {task.version}\nsource   {task.source}\nsamples  {task.samples} per problem"
-            f"\nlm-eval  {task.lm_eval_name}\n"
+            f"\nlm-eval  {task.lm_eval_name}\n" + (f"pool     {task.pool}: judged as one with its other tasks\n" if task.pool else "")
         )
         print(task.yaml.read_text(encoding="utf-8").rstrip())
     elif name in PAIRS:

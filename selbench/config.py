@@ -46,7 +46,7 @@ class Protocol(Frozen):
     sources: dict[str, str] = Field(default={}, description="dotted key: where its value is from; documentation, not content")
     published: tuple[Published, ...] = Field(default=(), description="numbers that a reproduction should meet; documentation")
     criteria: tuple[str, ...] = Field(default=(), description="when a reproduction counts as met; documentation")
-    margins: dict[str, Margin] = Field(default={}, description="task: points; smaller differences are equivalent; none: 1 point")
+    margins: dict[str, Margin] = Field(default={}, description="task or pool: points; smaller differences are equivalent; none: 1 point")
     family: Literal["both", "baseline"] = Field(
         default="both", description="comparisons corrected together, of a pair and task: against both baselines, or against each apart"
     )

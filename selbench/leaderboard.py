@@ -20,7 +20,7 @@ import pandas as pd
 from selbench import comparison, costs, records
 from selbench.comparison import BASE_ROLES, MARGIN_POINTS, OPPONENTS, Entry
 from selbench.costs import number
-from selbench.outcomes import RECALLS, Reader, Run, read_plan
+from selbench.outcomes import RECALLS, Reader, Run, measured, read_plan
 from selbench.stats import LIKE, THESE, seed_spread
 
 __all__ = ["FORMATS", "Board", "collect", "groups_of", "read_group", "render", "write"]
@@ -67,11 +67,11 @@ class Board:
 def collect(folder: Path) -> Board:
     """The leaderboard of one protocol folder. Raises RecordError when there is no readable plan to compare with."""
     plan = read_plan(folder)
-    reader = Reader(folder, plan["fingerprint"])
+    reader = Reader(folder, plan)
     rows: list[dict[str, Any]] = []
     notes: dict[str, list[str]] = {}
     for pair in sorted(plan["pairs"]):
-        for task in plan["tasks"]:
+        for task in measured(plan):
             group = read_group(reader, plan, pair, task)
             entries = [entry for entry, _ in group]
             margin = plan.get("margins", {}).get(task, MARGIN_POINTS)
@@ -84,7 +84,7 @@ def collect(folder: Path) -> Board:
                 rows.append(row | ({} if entry.role in BASE_ROLES else {"margin_points": margin}))
             rows[-len(group) :] = sorted(rows[-len(group) :], key=_order)
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
-    everywhere = len(plan["pairs"]) * len(plan["tasks"])
+    everywhere = len(plan["pairs"]) * len(measured(plan))
     lines = [note if len(places) == everywhere else f"{'; '.join(places)}: {note}" for note, places in notes.items()]
     return Board(plan, table, reader.problems, [*_uncommitted(plan), *lines])
 
@@ -166,6 +166,7 @@ def render(board: Board, format: str) -> str:
         head = {"schema": records.SCHEMA, **{name: board.plan[name] for name in ("protocol", "fingerprint", "command")}}
         rows = [{name: _plain(value) for name, value in row.items()} for row in board.table.to_dict("records")]
         head |= {"margins": board.plan.get("margins", {}), "family": board.plan.get("family", "both")}
+        head |= {"pools": pools} if (pools := board.plan.get("pools")) else {}
         return json.dumps(head | {"problems": board.problems, "notes": board.notes, "rows": rows}, indent=1, ensure_ascii=False) + "\n"
     if format not in FORMATS:
         raise ValueError(f"unknown table format {format!r}: use one of {', '.join(FORMATS)}")
@@ -194,6 +195,7 @@ def _layout(board: Board) -> tuple[str, list[pd.DataFrame]]:
     caption = [f"Protocol `{board.plan['protocol']}`, fingerprint `{board.plan['fingerprint'][:12]}`"]
     caption += ["**uncommitted code**"] if board.plan.get("dirty") else []
     caption.append("seeds " + ", ".join(map(str, board.plan["seeds"])))
+    caption += [f"{pool} is {' and '.join(members)} together" for pool, members in board.plan.get("pools", {}).items()]
     caption.append(_margins(board))
     varied = {}
     for name in ("pair", "task", "problems", "samples", "grader", "engine"):
@@ -221,7 +223,7 @@ def _layout(board: Board) -> tuple[str, list[pd.DataFrame]]:
 def _margins(board: Board) -> str:
     """The margin of equivalence and the family, as they were declared."""
     margins = board.plan.get("margins", {})
-    given = {task: margins.get(task, MARGIN_POINTS) for task in board.plan["tasks"]}
+    given = {task: margins.get(task, MARGIN_POINTS) for task in measured(board.plan)}
     each = ", ".join(f"±{value:g} ({task})" for task, value in given.items())
     text = f"margin ±{next(iter(given.values()), MARGIN_POINTS):g}" if len(set(given.values())) < 2 else f"margins {each}"
     over = "both baselines" if board.plan.get("family", "both") == "both" else "each baseline"

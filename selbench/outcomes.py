@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 from selbench import costs, records
 from selbench.errors import RecordError
 
-__all__ = ["RECALLS", "Reader", "Run", "read_plan"]
+__all__ = ["RECALLS", "Reader", "Run", "measured", "read_plan"]
 
 RECALLS = ("planted_recall", "planted_recall_overconfident", "planted_recall_uncertain")
 PLAN = ("protocol", "fingerprint", "command", "pairs", "tasks", "seeds", "cells")
@@ -20,10 +21,13 @@ PLAN = ("protocol", "fingerprint", "command", "pairs", "tasks", "seeds", "cells"
 
 @dataclass(frozen=True)
 class Run:
-    """One finished cell on one task. shares: (P,) share of the k samples right, by problem id, ids in order."""
+    """One finished cell on one task, or on a pool of tasks.
+
+    shares: (P,) share of the k samples right, by problem id, ids in order. samples: k, None where the tasks of a pool differ in it.
+    """
 
     shares: pd.Series
-    samples: int
+    samples: int | None
     numbers: dict[str, float]
     meta: dict[str, Any]
 
@@ -40,20 +44,46 @@ def read_plan(folder: Path) -> dict[str, Any]:
     margins = plan.get("margins", {})
     if wrong := [f"{task} {value}" for task, value in margins.items() if not (isinstance(value, int | float) and 0 < value < 100)]:
         raise RecordError(f"{path}: margins are points between 0 and 100, not {', '.join(wrong)}")
+    for pool, members in plan.get("pools", {}).items():
+        if pool in plan["tasks"] or len(set(members)) < 2 or not set(members) <= set(plan["tasks"]):
+            raise RecordError(f"{path}: the pool {pool} is not of two or more of its tasks; run the protocol's command again")
     return plan
+
+
+def measured(plan: Mapping[str, Any]) -> list[str]:
+    """What has rows of its own in the leaderboard: the tasks of a plan, then its pools of tasks."""
+    return [*plan["tasks"], *plan.get("pools", {})]
 
 
 class Reader:
     """Reads the runs of one protocol folder. `problems`: a sentence for each that cannot be read, in the order of reading."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder, self.fingerprint = folder, fingerprint
+    def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
+        self.folder, self.fingerprint = folder, plan["fingerprint"]
+        self.pools: Mapping[str, Sequence[str]] = plan.get("pools", {})
         self.problems: list[str] = []
+        self._known: dict[tuple[str, str, str], Run | str] = {}
         self._first: dict[tuple[str, str], Run] = {}
         self._trained: dict[str, dict[str, float]] = {}
 
     def read(self, pair: str, task: str, cell: str) -> Run | str:
-        """The run, or why there is none: "missing", "failed" or "unreadable". The first of a pair and task sets the problems of all."""
+        """The run, or why there is none: "missing", "failed" or "unreadable". The first of a pair and task sets the problems of all.
+
+        Of a pool: the union of its tasks' problems, if all of its tasks are there.
+        """
+        key = pair, task, cell
+        if key not in self._known:
+            members = self.pools.get(task)
+            self._known[key] = self._pooled(pair, members, cell) if members else self._read(pair, task, cell)
+        return self._known[key]
+
+    def _pooled(self, pair: str, members: Sequence[str], cell: str) -> Run | str:
+        found = {task: self.read(pair, task, cell) for task in members}
+        runs = {task: run for task, run in found.items() if isinstance(run, Run)}
+        words = [word for word in found.values() if isinstance(word, str)]
+        return words[0] if words else _union(runs, self._trained.get(cell, {}))
+
+    def _read(self, pair: str, task: str, cell: str) -> Run | str:
         path = self.folder / cell
         try:
             if not records.is_done(path, fingerprint=self.fingerprint):
@@ -115,6 +145,20 @@ def _evaluation(path: Path, training: dict[str, float]) -> Run:
     numbers = training | {"accuracy_percent": 100 * float(np.mean(right)), "truncated_percent": 100 * truncated}
     numbers |= {"ungraded_percent": 100 * ungraded, **costs.with_evaluation(training, meta)}
     return Run(shares["mean"], k, numbers, meta)
+
+
+def _union(runs: Mapping[str, Run], training: dict[str, float]) -> Run:
+    """The runs of one cell on several tasks as one: every problem counts the same, whatever task it is of."""
+    shares = pd.concat([run.shares.set_axis([f"{task}/{problem}" for problem in run.shares.index]) for task, run in runs.items()])
+    samples = {run.samples for run in runs.values()}
+    sizes, metas = [len(run.shares) for run in runs.values()], [run.meta for run in runs.values()]
+    meta: dict[str, Any] = {name: ", ".join(sorted({str(each.get(name, "")) for each in metas})) for name in ("grader", "engine")}
+    meta["seconds"] = sum(float(each["seconds"]) for each in metas)
+    meta["peak_memory_bytes"] = max(each.get("peak_memory_bytes") or 0 for each in metas)
+    numbers = training | costs.with_evaluation(training, meta)
+    for name in ("accuracy_percent", "truncated_percent", "ungraded_percent"):
+        numbers[name] = float(np.average([run.numbers[name] for run in runs.values()], weights=sizes))
+    return Run(shares, samples.pop() if len(samples) == 1 else None, numbers, meta)
 
 
 def _answers(path: Path) -> pd.DataFrame:

@@ -76,7 +76,7 @@ def name_problems(content: dict[str, Any]) -> list[str]:
 
     look("strategies", lambda word: choices([str(word)], None))
     look("tasks", lambda name: TASKS.get(str(name)))
-    look("margins", lambda name: TASKS.get(str(name)))
+    look("margins", lambda name: name in {task.pool for task in TASKS} or TASKS.get(str(name)))
     look("pairs", lambda pair: PAIRS.get(pair) if isinstance(pair, str) else None)
     return problems
 

@@ -11,7 +11,7 @@ import numpy as np
 from selbench.comparison import BASE_ROLES, MARGIN_POINTS, ONE_PROBLEM, Entry, only, stack
 from selbench.errors import ConfigError, nearest
 from selbench.leaderboard import groups_of, read_group
-from selbench.outcomes import Reader, Run, read_plan
+from selbench.outcomes import Reader, Run, measured, read_plan
 from selbench.stats import differences, sign_flip
 from selbench.verdicts import Verdict, judge
 
@@ -32,13 +32,14 @@ def story(folder: Path, first: str, second: str) -> str:
     names = [_named(word, known) for word in (first, second)]
     if names[0] == names[1]:
         raise ConfigError(f"--compare {first} {second}: both are {names[0]}; name two strategies")
-    reader = Reader(folder, plan["fingerprint"])
+    reader = Reader(folder, plan)
     parts = [f"`{names[0]}` against `{names[1]}`; protocol `{plan['protocol']}`, fingerprint `{plan['fingerprint'][:12]}`."]
     for pair in sorted(plan["pairs"]):
-        for task in plan["tasks"]:
+        for task in measured(plan):
             found = {entry.strategy: (entry, read) for entry, (_, read) in read_group(reader, plan, pair, task)}
             margin = plan.get("margins", {}).get(task, MARGIN_POINTS)
-            parts += [f"## {pair}, {task}", *_told(found, names, f"{pair}/{{}}/{{}}/eval/{task}/samples.parquet", margin)]
+            where = [f"{pair}/{{}}/{{}}/eval/{each}/samples.parquet" for each in plan.get("pools", {}).get(task, [task])]
+            parts += [f"## {pair}, {task}", *_told(found, names, where, margin)]
     if reader.problems:
         parts.append("Problems:\n\n" + "\n".join(f"- {problem}" for problem in reader.problems))
     return "\n\n".join(parts) + "\n"
@@ -54,7 +55,9 @@ def _named(word: str, known: Sequence[str]) -> str:
     return meant[0]
 
 
-def _told(found: Mapping[str, tuple[Entry, Mapping[str, Run | str]]], names: Sequence[str], where: str, margin: float) -> list[str]:
+def _told(
+    found: Mapping[str, tuple[Entry, Mapping[str, Run | str]]], names: Sequence[str], where: Sequence[str], margin: float
+) -> list[str]:
     """Paragraphs on one pair and task."""
     absent = [f"`{name}` was not run here" for name in names if name not in found]
     absent += [f"`{name}` is not complete ({found[name][0].status})" for name in names if name in found and not found[name][0].shares]
@@ -68,7 +71,8 @@ def _told(found: Mapping[str, tuple[Entry, Mapping[str, Run | str]]], names: Seq
     values = stack([ours, theirs], seeds)
     gaps = values[0].mean(axis=0) - values[1].mean(axis=0)
     won, lost = int((gaps > 0).sum()), int((gaps < 0).sum())
-    counts = f"Problems won {won}, lost {lost}, tied {len(gaps) - won - lost}, by the mean of {len(seeds)} seeds x {run.samples} samples."
+    samples = run.samples or "each task's"
+    counts = f"Problems won {won}, lost {lost}, tied {len(gaps) - won - lost}, by the mean of {len(seeds)} seeds x {samples} samples."
     flips = f"Sign-flip test over problems, of these runs alone: p {sign_flip(gaps):.3f}."
     scores = " and ".join(f"{100 * side.mean():.1f} %" for side in values)
     said = f"difference {100 * gaps.mean():+z.1f} points; undecided: {ONE_PROBLEM}"
@@ -76,7 +80,7 @@ def _told(found: Mapping[str, tuple[Entry, Mapping[str, Run | str]]], names: Seq
         verdict = _verdict([entry for entry, _ in found.values()], ours, theirs, seeds, margin)
         low, high = (f"{100 * end:z.1f}" for end in (verdict.interval.low, verdict.interval.high))
         said = f"difference {100 * gaps.mean():+z.1f} [{low}, {high}] points; {verdict.word}: {verdict.reason}"
-    files = [f"- `{name}`: " + ", ".join(f"`{where.format(name, seed)}`" for seed in seeds) for name in names]
+    files = [f"- `{name}`: " + ", ".join(f"`{each.format(name, seed)}`" for seed in seeds for each in where) for name in names]
     listed = _problems(list(run.shares.index), values.mean(axis=1), names)
     return [f"{scores}; {said}.", f"{counts} {flips}", *([listed] if listed else []), "Samples:\n\n" + "\n".join(files)]
 

@@ -32,7 +32,7 @@ from selbench.prompts import REPORT, PromptSet, check_planned, prompts_of_step, 
 from selbench.provenance import passport, reset_peak_memory
 from selbench.records import BASE, is_done, read_json, write_json, write_text
 from selbench.seeding import derive
-from selbench.task import TASKS
+from selbench.task import TASKS, pools_of
 
 if TYPE_CHECKING:
     from selbench.execution import Allowance
@@ -223,5 +223,5 @@ def write_plan(protocol: Protocol, cells: Sequence[Cell], root: Path, command: s
     write_json(path, {
         "schema": 1, "protocol": protocol.name, "fingerprint": protocol.fingerprint(), "command": command, "tasks": list(protocol.tasks),
         "pairs": sorted({e["pair"] for e in entries}), "seeds": sorted({e["seed"] for e in entries}), "cells": entries,
-        "margins": protocol.margins, "family": protocol.family,
+        "margins": protocol.margins, "family": protocol.family, "pools": pools_of(protocol.tasks),
     })  # fmt: skip

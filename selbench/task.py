@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "check_yaml",
     "hub_revision",
     "keep_all",
+    "pools_of",
     "register_task",
     "row_hash",
     "share_correct",
@@ -140,6 +141,7 @@ class Task:
     source: str
     data: Benchmark | None = None
     sha256: str | None = None
+    pool: str | None = None
     file: str = field(default="<unknown>", compare=False)
 
     def load(self) -> Rows:
@@ -169,23 +171,37 @@ TASKS: Registry[Task] = Registry("task", "tasks")
 
 
 def register_task(
-    name: str, *, version: int, source: str, samples: int = 1, data: Benchmark | None = None, sha256: str | None = None
-) -> Callable[[Callable[[], Rows]], Callable[[], Rows]]:
+    name: str, *, version: int, source: str, samples: int = 1, data: Benchmark | None = None, sha256: str | None = None,
+    pool: str | None = None,
+) -> Callable[[Callable[[], Rows]], Callable[[], Rows]]:  # fmt: skip
     """Register a function `() -> rows` as a task; the lm-eval YAML `<name>.yaml`, task `selbench_<name>`, stands beside it.
 
     Args:
         name: unique id. version: rises whenever a change may move a score. source: dataset id or paper.
         samples: answers per problem unless the protocol says otherwise.
         data: where the rows come from, so that their revision is recorded. sha256: `row_hash` of the rows, asserted at load.
+        pool: the leaderboard also judges all tasks of the same pool as one, over the union of their problems.
     """
 
     def register(function: Callable[[], Rows]) -> Callable[[], Rows]:
         file = caller(function)
         yaml = Path(file).with_name(f"{name}.yaml")
-        TASKS.add(Task(name, version, function, yaml, f"selbench_{name}", samples, source, data, sha256, file))
+        TASKS.add(Task(name, version, function, yaml, f"selbench_{name}", samples, source, data, sha256, pool, file))
         return function
 
     return register
+
+
+def pools_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """The pools that have two or more of these tasks, with them. Raises ConfigError where a pool is called like a task."""
+    pools: dict[str, list[str]] = {}
+    for task in map(TASKS.get, names):
+        if task.pool is not None:
+            pools.setdefault(task.pool, []).append(task.name)
+    for pool, members in pools.items():
+        if pool in TASKS:
+            raise ConfigError(f"task {members[0]}: its pool {pool!r} is the name of a task; give the pool another name")
+    return {pool: members for pool, members in pools.items() if len(members) > 1}
 
 
 def check_yaml(name: str, path: Path, lm_eval_name: str) -> None:

@@ -23,16 +23,16 @@ STRATEGIES = {  # label: role, correct answers of 40 per seed
 }
 
 
-def write_evaluation(folder: Path, correct: int, *, truncated: int = 1) -> None:
-    rows = []
-    for number in range(PROBLEMS * SAMPLES):
-        late = "truncated" if number < correct + truncated else "timeout" if number == PROBLEMS * SAMPLES - 1 else "incorrect"
+def write_evaluation(folder: Path, correct: int, *, truncated: int = 1, task: str = "sums", problems: int = PROBLEMS) -> None:
+    rows, answers = [], problems * SAMPLES
+    for number in range(answers):
+        late = "truncated" if number < correct + truncated else "timeout" if number == answers - 1 else "incorrect"
         verdict = "correct" if number < correct else late
-        row = dict.fromkeys(records.SAMPLE_COLUMNS, "") | {"problem": f"p{number % PROBLEMS}", "sample": number // PROBLEMS, "tokens": 5}
-        rows.append(row | {"task": "sums", "verdict": verdict, "finish": "length" if verdict == "truncated" else "stop"})
-    records.write_table(folder / "eval/sums/samples.parquet", rows, records.SAMPLE_COLUMNS)
-    meta = {"seconds": 2.0, "problems": PROBLEMS, "samples": SAMPLES, "grader": "math-1", "engine": "hf", "peak_memory_bytes": 5e6}
-    records.write_json(folder / "eval/sums/meta.json", meta)
+        row = dict.fromkeys(records.SAMPLE_COLUMNS, "") | {"problem": f"p{number % problems}", "sample": number // problems, "tokens": 5}
+        rows.append(row | {"task": task, "verdict": verdict, "finish": "length" if verdict == "truncated" else "stop"})
+    records.write_table(folder / f"eval/{task}/samples.parquet", rows, records.SAMPLE_COLUMNS)
+    meta = {"seconds": 2.0, "problems": problems, "samples": SAMPLES, "grader": "math-1", "engine": "hf", "peak_memory_bytes": 5e6}
+    records.write_json(folder / f"eval/{task}/meta.json", meta)
     records.write_json(folder / "DONE", {"schema": 1, "fingerprint": FINGERPRINT})
 
 

@@ -17,6 +17,7 @@ DATA = Benchmark("HuggingFaceH4/aime_2024", "train", "aime2024/test.jsonl", 30, 
     version=1,
     samples=32,
     source="HuggingFaceH4/aime_2024, split train",
+    pool="aime",
     data=DATA,
     sha256="65aaccac0807fc4cd88e75fa159ca481d8996cd111d8435fe45bd9d70027f5f4",
 )

@@ -18,6 +18,7 @@ DATA = Benchmark("math-ai/aime25", "test", "aime2025/test.jsonl", 30, fields=("p
     version=2,
     samples=32,
     source="math-ai/aime25, split test",
+    pool="aime",
     data=DATA,
     sha256="0eb3502ddb02fe1cdce289f60ff417c85762f2d5b50c95e7ff0595a834dc7443",
 )
