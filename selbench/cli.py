@@ -10,6 +10,7 @@ import typer
 
 from selbench import cli_bench, cli_calibration  # noqa: F401  # they add their verbs to `bench`
 from selbench.cli_answers import Plugins, bench, check_overlap, device_at_hand, eval_, grade, plug, words
+from selbench.cli_export import export
 from selbench.cli_plan import plan_
 from selbench.cli_publish import publish, replay, verify
 from selbench.cli_report import report
@@ -212,6 +213,7 @@ def table(
 
 app.command("eval")(eval_)
 app.command("report")(report)
+app.command("export")(export)
 app.command("grade")(grade)
 app.command("check-overlap")(check_overlap)
 app.command("plan")(plan_)

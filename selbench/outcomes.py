@@ -13,7 +13,7 @@ import pandas as pd
 from selbench import costs, records
 from selbench.errors import RecordError
 
-__all__ = ["RECALLS", "Reader", "Run", "measured", "read_plan"]
+__all__ = ["RECALLS", "Reader", "Run", "measured", "read_evaluation", "read_plan", "union"]
 
 RECALLS = ("planted_recall", "planted_recall_overconfident", "planted_recall_uncertain")
 PLAN = ("protocol", "fingerprint", "command", "pairs", "tasks", "seeds", "cells")
@@ -81,7 +81,7 @@ class Reader:
         found = {task: self.read(pair, task, cell) for task in members}
         runs = {task: run for task, run in found.items() if isinstance(run, Run)}
         words = [word for word in found.values() if isinstance(word, str)]
-        return words[0] if words else _union(runs, self._trained.get(cell, {}))
+        return words[0] if words else union(runs, self._trained.get(cell, {}))
 
     def _read(self, pair: str, task: str, cell: str) -> Run | str:
         path = self.folder / cell
@@ -95,7 +95,7 @@ class Reader:
                 return "failed"
             if path.name not in records.BASE and cell not in self._trained:
                 self._trained[cell] = _training(path / "metrics.jsonl")
-            run = _evaluation(path / "eval" / task, self._trained.get(cell, {}))
+            run = read_evaluation(path / "eval" / task, self._trained.get(cell, {}))
             first = self._first.setdefault((pair, task), run)
             if not (run.samples == first.samples and run.shares.index.equals(first.shares.index)):
                 raise RecordError(f"{path / 'eval' / task}: other problems or samples than the first run of this task; evaluate again")
@@ -125,8 +125,11 @@ def _training(path: Path) -> dict[str, float]:
     return numbers
 
 
-def _evaluation(path: Path, training: dict[str, float]) -> Run:
-    """Accuracy from the verdicts, over all n·k answers. Raises RecordError unless exactly n·k are there."""
+def read_evaluation(path: Path, training: Mapping[str, float] | None = None) -> Run:
+    """Accuracy from the verdicts in a task's folder, over all n·k answers; training: what else is known of the cell, as numbers.
+
+    Raises RecordError unless exactly n·k answers are there.
+    """
     file = path / "samples.parquet"
     meta, rows = records.read_json(path / "meta.json"), _answers(file)
     n, k = int(meta["problems"]), int(meta["samples"])
@@ -142,12 +145,12 @@ def _evaluation(path: Path, training: dict[str, float]) -> Run:
     counted = rows["verdict"].value_counts(normalize=True)
     truncated = float(counted.get("truncated", 0.0))
     ungraded = float(sum(counted.get(word, 0.0) for word in records.VERDICTS if word not in ("correct", "incorrect", "truncated")))
-    numbers = training | {"accuracy_percent": 100 * float(np.mean(right)), "truncated_percent": 100 * truncated}
-    numbers |= {"ungraded_percent": 100 * ungraded, **costs.with_evaluation(training, meta)}
+    numbers = dict(training or {}) | {"accuracy_percent": 100 * float(np.mean(right)), "truncated_percent": 100 * truncated}
+    numbers |= {"ungraded_percent": 100 * ungraded, **costs.with_evaluation(training or {}, meta)}
     return Run(shares["mean"], k, numbers, meta)
 
 
-def _union(runs: Mapping[str, Run], training: dict[str, float]) -> Run:
+def union(runs: Mapping[str, Run], training: Mapping[str, float]) -> Run:
     """The runs of one cell on several tasks as one: every problem counts the same, whatever task it is of."""
     shares = pd.concat([run.shares.set_axis([f"{task}/{problem}" for problem in run.shares.index]) for task, run in runs.items()])
     samples = {run.samples for run in runs.values()}
@@ -155,7 +158,7 @@ def _union(runs: Mapping[str, Run], training: dict[str, float]) -> Run:
     meta: dict[str, Any] = {name: ", ".join(sorted({str(each.get(name, "")) for each in metas})) for name in ("grader", "engine")}
     meta["seconds"] = sum(float(each["seconds"]) for each in metas)
     meta["peak_memory_bytes"] = max(each.get("peak_memory_bytes") or 0 for each in metas)
-    numbers = training | costs.with_evaluation(training, meta)
+    numbers = dict(training) | costs.with_evaluation(training, meta)
     for name in ("accuracy_percent", "truncated_percent", "ungraded_percent"):
         numbers[name] = float(np.average([run.numbers[name] for run in runs.values()], weights=sizes))
     return Run(shares, samples.pop() if len(samples) == 1 else None, numbers, meta)

@@ -31,6 +31,7 @@ __all__ = [
     "check_yaml",
     "hub_revision",
     "keep_all",
+    "lm_eval_name",
     "pools_of",
     "register_task",
     "row_hash",
@@ -186,10 +187,15 @@ def register_task(
     def register(function: Callable[[], Rows]) -> Callable[[], Rows]:
         file = caller(function)
         yaml = Path(file).with_name(f"{name}.yaml")
-        TASKS.add(Task(name, version, function, yaml, f"selbench_{name}", samples, source, data, sha256, pool, file))
+        TASKS.add(Task(name, version, function, yaml, lm_eval_name(name), samples, source, data, sha256, pool, file))
         return function
 
     return register
+
+
+def lm_eval_name(name: str) -> str:
+    """What lm-eval calls a task of this name."""
+    return f"selbench_{name}"
 
 
 def pools_of(names: Iterable[str]) -> dict[str, list[str]]:
