@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,17 +66,22 @@ class Renderer:
 
 def render(
     tokenizer: PreTrainedTokenizerBase,
-    messages: list[dict[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     chat_template: str | None,
     thinking: bool | None,
     *,
     ask: bool = True,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """A conversation as text. `thinking` None: the flag is not passed; `ask`: the assistant's turn is opened at the end."""
+    """A conversation as text. `thinking` None: the flag is not passed; `ask`: the assistant's turn is opened; tools: JSON schemas."""
     flags: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
     if "date_string" in (chat_template or str(tokenizer.chat_template)):
         flags["date_string"] = DATE  # a prompt must not depend on the day on which it is rendered
-    return str(tokenizer.apply_chat_template(messages, chat_template=chat_template, add_generation_prompt=ask, tokenize=False, **flags))
+    if tools:
+        flags["tools"] = list(tools)
+    return str(
+        tokenizer.apply_chat_template(list(messages), chat_template=chat_template, add_generation_prompt=ask, tokenize=False, **flags)
+    )
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

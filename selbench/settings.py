@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from selbench.errors import nearest
 from selbench.templates import TEMPLATES
 
-__all__ = ["Budget", "Evaluation", "Filters", "Frozen", "Lora", "Loss", "Margin", "Model", "PairEntry", "Published", "Training"]
+__all__ = ["Agent", "Budget", "Evaluation", "Filters", "Frozen", "Lora", "Loss", "Margin", "Model", "PairEntry", "Published", "Training"]
 
 Budget = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -119,6 +119,19 @@ class Evaluation(Frozen):
     def samples_of(self, default: int) -> int:
         """Answers per problem: what is set, else one if greedy, else the task's own number."""
         return self.samples or (1 if self.temperature == 0 else default)
+
+
+class Agent(Frozen):
+    """How an episode with tools is played; `max_response_tokens` and `max_tokens` bound all that follows its opening."""
+
+    max_turns: Count = Field(default=50, description="turns of the model until the user speaks again or the episode ends")
+    max_turn_tokens: Count = Field(default=4096, description="a turn cut there ends its episode")
+    max_result_characters: Count | None = Field(default=None, description="longer tool results lose their middle; none: whole")
+    malformed: Literal["answer", "end"] = Field(
+        default="answer", description="a tool call that cannot be read: answered with its error, or the turn counts as one without calls"
+    )
+    tool_timeout_seconds: Annotated[float, Field(gt=0)] = Field(default=30.0, description="a tool that takes longer ends its episode")
+    concurrent: Count = Field(default=120, description="episodes under way together; another number draws the same tokens")
 
 
 class Lora(Frozen):

@@ -7,6 +7,7 @@ rows come from; the revision of the hub that served them is looked up and record
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selbench.environment import Arena
 from selbench.errors import ConfigError, nearest
 from selbench.registry import Registry, caller
 from selbench.templates import template_text
@@ -33,6 +35,7 @@ __all__ = [
     "keep_all",
     "lm_eval_name",
     "pools_of",
+    "register_arena",
     "register_task",
     "row_hash",
     "share_correct",
@@ -131,7 +134,10 @@ def hub_revision(hub_id: str) -> str | None:
 
 @dataclass(frozen=True)
 class Task:
-    """A registered benchmark. `load()` gives dicts with `id`, `problem` and `answer`, in a fixed order, checked against `sha256`."""
+    """A registered benchmark. `load()` gives dicts with `id`, `problem` and `answer`, in a fixed order, checked against `sha256`.
+
+    arena: of a task that is answered by acting, where a YAML for lm-eval has no place.
+    """
 
     name: str
     version: int
@@ -144,13 +150,15 @@ class Task:
     sha256: str | None = None
     pool: str | None = None
     file: str = field(default="<unknown>", compare=False)
+    arena: Arena | None = field(default=None, compare=False)
 
     def load(self) -> Rows:
         """The problems. Raises ConfigError when they are not those that this version of the task was published with.
 
         Also when lm-eval could not read the YAML: found here, before any model loads.
         """
-        check_yaml(self.name, self.yaml, self.lm_eval_name)
+        if self.arena is None:
+            check_yaml(self.name, self.yaml, self.lm_eval_name)
         rows = self.rows()
         found = row_hash(rows)
         if self.sha256 is not None and found != self.sha256:
@@ -208,6 +216,19 @@ def pools_of(names: Iterable[str]) -> dict[str, list[str]]:
         if pool in TASKS:
             raise ConfigError(f"task {members[0]}: its pool {pool!r} is the name of a task; give the pool another name")
     return {pool: members for pool, members in pools.items() if len(members) > 1}
+
+
+def register_arena(
+    name: str, *, version: int, source: str, samples: int = 1, sha256: str | None = None, **given: Any
+) -> Callable[[type[Arena]], type[Arena]]:
+    """Register a class of worlds to act in as a task; `given` are its arguments. See `register_task`."""
+
+    def register(kind: type[Arena]) -> type[Arena]:
+        file, arena = inspect.getsourcefile(kind) or "<unknown>", kind(**given)
+        TASKS.add(Task(name, version, arena.rows, Path(file), "", samples, source, None, sha256, file=file, arena=arena))
+        return kind
+
+    return register
 
 
 def check_yaml(name: str, path: Path, lm_eval_name: str) -> None:

@@ -38,7 +38,7 @@ def test_strategies_use_public_names_and_torch(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tasks").rglob("*.py")), ids=lambda p: p.stem)
 def test_tasks_use_their_contract(path: Path) -> None:
-    contract = {"selbench.errors", "selbench.grading", "selbench.seeding", "selbench.task", "datasets", "rank_bm25"}
+    contract = {"selbench.environment", "selbench.errors", "selbench.grading", "selbench.seeding", "selbench.task", "datasets", "rank_bm25"}
     assert foreign(imports(path)) <= PUBLIC | contract
 
 
@@ -60,7 +60,8 @@ OWN = {  # module: all of selbench that it may import
     "seeding": set(),
     "signals": {"selbench.errors", "selbench.seeding"},
     "strategy": {"selbench.errors", "selbench.registry", "selbench.signals"},
-    "task": {"selbench.errors", "selbench.registry", "selbench.grading", "selbench.templates"},
+    "environment": set(),
+    "task": {"selbench.environment", "selbench.errors", "selbench.registry", "selbench.grading", "selbench.templates"},
     "divergences": set(),
     "losses": {"selbench.divergences"},
     "grading": set(),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 from selbench.errors import UserError
 
-__all__ = ["Engine", "EngineError", "Gap", "Progress", "Rollouts", "Sampling"]
+__all__ = ["Engine", "EngineError", "Gap", "Progress", "Rollouts", "Sampling", "numbers"]
 
 Progress = Callable[[int, int], None]  # sequences done, sequences in all
 
@@ -39,6 +39,11 @@ class Gap:
     tokens: int
 
 
+def numbers(first: int | Sequence[int], count: int) -> Sequence[int]:
+    """The number of each of `count` prompts, as `Engine.generate` takes them."""
+    return range(first, first + count) if isinstance(first, int) else first
+
+
 @dataclass(frozen=True)
 class Rollouts:
     """Sequences as token ids: prompt and response in one, with a mask that says which tokens the student wrote.
@@ -48,6 +53,7 @@ class Rollouts:
     sample[i]: the sequence's number in the global batch.
     logprobs[i]: of each response token as the engine saw it, in nats, of the raw logits (temperature 1); None: not asked for.
     gap: how far the engine's log-probabilities are from the trainer's; None where one module does both.
+    facts: what the making of the batch measured, for the step's record.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -57,10 +63,11 @@ class Rollouts:
     sample: tuple[int, ...]
     logprobs: tuple[tuple[float, ...], ...] | None = None
     gap: Gap | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], finish: Sequence[str], first: int = 0,
+        cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], finish: Sequence[str], first: int | Sequence[int] = 0,
         logprobs: Sequence[Sequence[float]] | None = None,
     ) -> Rollouts:  # fmt: skip
         """Single-turn rollouts: every response token is the student's."""
@@ -70,7 +77,7 @@ class Rollouts:
             tuple((0,) * len(prompt) + (1,) * len(response) for prompt, response in pairs),
             tuple(len(prompt) for prompt, _ in pairs),
             tuple(finish),
-            tuple(range(first, first + len(pairs))),
+            tuple(numbers(first, len(pairs))),
             None if logprobs is None else tuple(tuple(row) for row in logprobs),
         )
 
@@ -101,13 +108,14 @@ class Engine(Protocol):
     name: str
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None, first: int = 0
-    ) -> Rollouts:
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None,
+        first: int | Sequence[int] = 0,
+    ) -> Rollouts:  # fmt: skip
         """One response per prompt, in the order of the prompts. Same weights, arguments and machine: same tokens.
 
-        first: number of the first prompt in a batch that is answered in several calls. What is drawn for prompt i depends on
-        (seed, first + i) alone, never on the prompts beside it, up to the rounding of the forward passes. Raises UserError for
-        what the model's context cannot hold, EngineError when the engine fails.
+        first: number of the first prompt in a batch that is answered in several calls, or the number of each prompt. What is drawn
+        for a prompt depends on (seed, its number) alone, never on the prompts beside it, up to the rounding of the forward passes.
+        Raises UserError for what the model's context cannot hold, EngineError when the engine fails.
         """
         ...
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selbench.adapter import has_adapter
 from selbench.errors import UserError
-from selbench.rollout import EngineError, Progress, Rollouts, Sampling
+from selbench.rollout import EngineError, Progress, Rollouts, Sampling, numbers
 from selbench.rollout.cache import Rooms, Shelf, cache_like
 from selbench.rollout.draw import draw, uniforms
 from selbench.seeding import derive
@@ -65,11 +65,13 @@ class HFEngine:
         """Nothing is held besides the model."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None, first: int = 0
-    ) -> Rollouts:
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None,
+        first: int | Sequence[int] = 0,
+    ) -> Rollouts:  # fmt: skip
         """See `Engine.generate`. No global generator is used; modules in training mode are put back into it."""
         self._require_context(prompts, sampling.max_tokens)
-        rows = [Row(i, derive(seed, first + i, "rollout"), tuple(prompt)) for i, prompt in enumerate(prompts)]
+        keys = [derive(seed, number, "rollout") for number in numbers(first, len(prompts))]
+        rows = [Row(i, key, tuple(prompt)) for i, (key, prompt) in enumerate(zip(keys, prompts, strict=True))]
         with sampling_mode(self.model):
             for done in Decoding(self, sampling).run(rows):
                 if progress:

@@ -20,7 +20,7 @@ from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from selbench.config import digest
-from selbench.rollout import EngineError, Progress, Rollouts, Sampling
+from selbench.rollout import EngineError, Progress, Rollouts, Sampling, numbers
 from selbench.rollout.probe import held_to, measure
 from selbench.rollout.vllm_package import PLATFORMS, SHARED, Bar, in_one_line, installed, undisturbed
 from selbench.rollout.weights import Arrival, bits, named_weights, unaccounted
@@ -147,8 +147,9 @@ class VLLMEngine:
             )
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None, first: int = 0
-    ) -> Rollouts:
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None,
+        first: int | Sequence[int] = 0,
+    ) -> Rollouts:  # fmt: skip
         """See `Engine.generate`. Raises EngineError on weights that changed since the last sync, and on log-probabilities not theirs."""
         from vllm import SamplingParams
 
@@ -165,10 +166,10 @@ class VLLMEngine:
         asked = [
             SamplingParams(
                 max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
-                seed=derive(seed, first + i, "rollout") >> 1, logprobs=0, detokenize=False, ignore_eos=True,
+                seed=derive(seed, number, "rollout") >> 1, logprobs=0, detokenize=False, ignore_eos=True,
                 stop_token_ids=list(self.end_ids),
             )
-            for i in range(len(prompts))
+            for number in numbers(first, len(prompts))
         ]  # fmt: skip
         with undisturbed(self._running.threads), in_one_line("vLLM failed while it generated"):
             llm.reset_prefix_cache()  # what an earlier call left must not decide how this one is computed
@@ -177,7 +178,7 @@ class VLLMEngine:
         rollouts = self._rollouts(prompts, outputs, first)
         return self._probed(rollouts, seed)
 
-    def _rollouts(self, prompts: Sequence[Sequence[int]], outputs: Sequence[Any], first: int) -> Rollouts:
+    def _rollouts(self, prompts: Sequence[Sequence[int]], outputs: Sequence[Any], first: int | Sequence[int]) -> Rollouts:
         """vLLM's answers, each checked to be one. Raises EngineError."""
         drawn = [out.outputs[0] for out in outputs if out.finished and len(out.outputs) == 1]
         if len(drawn) != len(prompts):

@@ -68,7 +68,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int, context: int = 256) -> PreTrainedModel:
     """A Qwen3 causal LM of the recipe's size with weights drawn from `seed`; head and embedding tied."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -76,7 +76,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=recipe.hidden, intermediate_size=3 * recipe.hidden,
         num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
-        head_dim=recipe.hidden // recipe.heads, max_position_embeddings=256, tie_word_embeddings=True,
+        head_dim=recipe.hidden // recipe.heads, max_position_embeddings=context, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
@@ -111,15 +111,24 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> It
 
 def train_model(role: str, folder: Path, seed: int, report: Report | None = None) -> dict[str, Any]:
     """Train one model of the pair and save it with its tokenizer; returns what was done (steps, seconds, loss in nats)."""
+    recipe, began = RECIPES[role], time.perf_counter()
+    tokenizer = build_tokenizer()
+    model = build_model(recipe, tokenizer, derive(seed, 0, f"tiny/{role}/init"))
+    text = batches(recipe, tokenizer, derive(seed, 0, f"tiny/{role}/text"))
+    average = fit(model, text, recipe, lambda step, loss: report(role, step, recipe.steps, loss) if report else None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {"role": role, "steps": recipe.steps, "loss_nats": round(average, 6), "seconds": round(time.perf_counter() - began, 1)}
+
+
+def fit(model: PreTrainedModel, text: Iterator[tuple[Tensor, Tensor]], recipe: Recipe, report: Callable[[int, float], None]) -> float:
+    """Train on `recipe.steps` batches of (input_ids, targets); returns the running loss (nats) and leaves the model in evaluation mode."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    recipe, began = RECIPES[role], time.perf_counter()
-    tokenizer = build_tokenizer()
-    model = build_model(recipe, tokenizer, derive(seed, 0, f"tiny/{role}/init")).train()
+    model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    text = batches(recipe, tokenizer, derive(seed, 0, f"tiny/{role}/text"))
-    average = math.log(len(tokenizer))
+    average = math.log(model.config.vocab_size)
     for step in range(1, recipe.steps + 1):
         scale = min(step / 100, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
         for group in optimiser.param_groups:
@@ -131,11 +140,10 @@ def train_model(role: str, folder: Path, seed: int, report: Report | None = None
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         average += 0.02 * (loss.item() - average)
-        if report and (step % 50 == 0 or step == recipe.steps):
-            report(role, step, recipe.steps, average)
-    model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return {"role": role, "steps": recipe.steps, "loss_nats": round(average, 6), "seconds": round(time.perf_counter() - began, 1)}
+        if step % 50 == 0 or step == recipe.steps:
+            report(step, average)
+    model.eval()
+    return average
 
 
 def write_problems(prompts: Path, test: Path, seed: int) -> None:

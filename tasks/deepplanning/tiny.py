@@ -1,0 +1,131 @@
+"""A small shop for small models: eight caps, three of the fifteen tools, two caps asked for. The code that runs it is shopping's own.
+
+Four brands times two colours, each once, with ids that change from case to case; the way to a cap is to filter by brand, then those
+by colour, then to add what is left, both caps side by side. Planted in the student's text: of `CONFIDENT` it always takes the other
+colour, of `UNCERTAIN` every other time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from selbench import ConfigError
+from selbench.environment import Message, Outcome
+from selbench.seeding import derive
+from selbench.task import register_arena
+
+from .shopping.episode import GRADER, Shopper, outcome
+from .shopping.schema import SCHEMA
+from .shopping.world import Case, render
+
+__all__ = ["Shop", "case_of", "wanted"]
+
+BRANDS, COLORS = ("acme", "zeta", "nova", "orbit"), ("red", "blue")
+CONFIDENT, UNCERTAIN = "zeta", "nova"
+NAMES = ("filter_by_brand", "filter_by_color", "add_product_to_cart")
+TOOLS = [tool for tool in SCHEMA if tool["function"]["name"] in NAMES]
+SYSTEM = "Shop with the tools."
+TESTED, TRAINED = 64, 2048
+Wanted = tuple[tuple[str, str], tuple[str, str]]  # brand and colour of both caps
+
+
+def wanted(number: int) -> Wanted:
+    """What case `number` asks for: two brands, any colours."""
+    draw = random.Random(derive(number, 0, "tiny shop/query"))
+    first, second = draw.sample(BRANDS, 2)
+    return (first, draw.choice(COLORS)), (second, draw.choice(COLORS))
+
+
+@lru_cache(maxsize=4096)
+def case_of(number: int) -> Case:
+    """Case `number`: its catalogue, an empty cart and a query."""
+    draw = random.Random(derive(number, 0, "tiny shop/catalogue"))
+    kinds = [(brand, color) for brand in BRANDS for color in COLORS]
+    ids = [f"p{n:02}" for n in range(1, 1 + len(kinds))]
+    draw.shuffle(kinds)
+    products = tuple(
+        {"product_id": key, "name": "cap", "price": 10 * draw.randint(1, 9), "brand": brand, "color": color, "stock_quantity": 9}
+        for key, (brand, color) in zip(ids, kinds, strict=True)
+    )
+    query = "Buy " + " and ".join(f"the {color} cap of {brand}" for brand, color in wanted(number)) + "."
+    user = {"user_id": "u1", "username": "ann"}
+    start = {"user_id": "u1", "user_name": "ann", "items": [], "used_coupons": [], "summary": {"total_items_count": 0, "total_price": 0}}
+    return Case(1, str(number), Path("tiny"), query, products, user, render(start))
+
+
+@register_arena("shop_tiny", version=1, samples=4, source="tasks/deepplanning/tiny.py", first=0, count=TESTED)
+@register_arena("shop_tiny_training", version=1, source="tasks/deepplanning/tiny.py", first=TESTED, count=TRAINED)
+class Shop:
+    """Cases `first` to `first + count - 1`."""
+
+    grader = GRADER
+
+    def __init__(self, first: int, count: int) -> None:
+        self.cases = range(first, first + count)
+
+    def rows(self) -> list[dict[str, str]]:
+        return [{"id": str(number), "problem": case_of(number).query, "answer": ""} for number in self.cases]
+
+    def open(self, case: str) -> Shopper:
+        number = self._number(case)
+        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": case_of(number).query}]
+        return Shopper(case_of(number), tools=TOOLS, messages=messages)
+
+    def judge(self, case: str, left: Mapping[str, Any], finish: str) -> Outcome:
+        products = {(row["brand"], row["color"]): row for row in case_of(self._number(case)).products}
+        return outcome(left, {"ground_truth_products": [products[kind] for kind in wanted(int(case))]})
+
+    def demonstrations(self, seed: int, *, planted: bool = False, corrupt: float = 0.0) -> Iterator[tuple[Shopper, list[Message]]]:
+        """Endless episodes of cases drawn from these: the fresh world and its messages, those of the assistant with what is written in
+        `content` and what is right there in `right`, word by word. corrupt: probability that a brand or colour is a random one."""
+        draw = random.Random(derive(seed, 0, "tiny shop/demonstrations"))
+        while True:
+            number = draw.choice(self.cases)
+            yield self.open(str(number)), _demonstration(self.open(str(number)), wanted(number), draw, planted, corrupt)
+
+    def _number(self, case: str) -> int:
+        if not case.isdecimal() or int(case) not in self.cases:
+            raise ConfigError(f"tiny shop: unknown case {case!r}; cases are {self.cases[0]} to {self.cases[-1]}")
+        return int(case)
+
+
+def _demonstration(world: Shopper, caps: Wanted, draw: random.Random, planted: bool, corrupt: float) -> list[Message]:
+    def slip(value: str, among: tuple[str, ...]) -> str:
+        return draw.choice(among) if draw.random() < corrupt else value
+
+    def colour(brand: str, color: str) -> str:
+        wrong = planted and (brand == CONFIDENT or (brand == UNCERTAIN and draw.random() < 0.5))
+        return COLORS[(COLORS.index(color) + 1) % len(COLORS)] if wrong else slip(color, COLORS)
+
+    messages = list(world.opening())
+
+    def turn(tool: str, right: list[dict[str, Any]], written: list[dict[str, Any]]) -> list[Any]:
+        messages.append({"role": "assistant", "content": _blocks(tool, written), "right": _blocks(tool, right)})
+        messages.extend({"role": "tool", "name": tool, "content": world.call(tool, arguments)} for arguments in written)
+        return [json.loads(message["content"]) for message in messages[-len(written) :]]
+
+    def done() -> Message:
+        return {"role": "assistant", "content": "Done.", "right": "Done."}
+
+    found = turn(
+        NAMES[0], [{"brand_names": [brand]} for brand, _ in caps], [{"brand_names": [slip(brand, BRANDS)]} for brand, _ in caps]
+    )  # fmt: skip
+    ids = [answer["filtered_products_ids"] for answer in found]
+    found = turn(
+        NAMES[1],
+        [{"product_ids": own, "colors": [color]} for own, (_, color) in zip(ids, caps, strict=True)],
+        [{"product_ids": own, "colors": [colour(*cap)]} for own, cap in zip(ids, caps, strict=True)],
+    )  # fmt: skip
+    chosen = [{"product_id": answer["filtered_products_ids"][0]} for answer in found]
+    turn(NAMES[2], chosen, chosen)
+    said = world.reply("Done.")
+    return [*messages, done(), {"role": "user", "content": said}, done()]
+
+
+def _blocks(tool: str, calls: list[dict[str, Any]]) -> str:
+    return "\n".join(f"<tool_call>\n{json.dumps({'name': tool, 'arguments': arguments})}\n</tool_call>" for arguments in calls)
