@@ -76,9 +76,10 @@ def print_one(name: str, *, as_json: bool = False) -> None:
         task = TASKS.get(name)
         print(
             f"task {task.name}, version {task.version}\nsource   {task.source}\nsamples  {task.samples} per problem"
-            f"\nlm-eval  {task.lm_eval_name}\n" + (f"pool     {task.pool}: judged as one with its other tasks\n" if task.pool else "")
+            f"\nlm-eval  {task.lm_eval_name or 'none: it is acted on, turn by turn'}\n"
+            + (f"pool     {task.pool}: judged as one with its other tasks\n" if task.pool else "")
         )
-        print(task.yaml.read_text(encoding="utf-8").rstrip())
+        print((task.yaml.read_text(encoding="utf-8") if task.arena is None else type(task.arena).__doc__ or "").rstrip())
     elif name in PAIRS:
         pair = PAIRS.get(name)
         print(f"pair {pair.name}: {pair.summary}\nteacher  {_short(pair.teacher)}\nstudent  {_short(pair.student)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selbench import cli_bench, cli_calibration  # noqa: F401  # they add their verbs to `bench`
+from selbench.cli_agent import agent
 from selbench.cli_answers import Plugins, bench, check_overlap, device_at_hand, eval_, grade, plug, words
 from selbench.cli_export import export
 from selbench.cli_plan import plan_
@@ -25,6 +26,7 @@ app = typer.Typer(help="The referee for token selection in on-policy distillatio
 tiny = typer.Typer(help="The embedded pair.", no_args_is_help=True)
 app.add_typer(tiny, name="tiny")
 app.add_typer(bench, name="bench")
+app.add_typer(agent, name="agent")
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where run folders go.")]
 
@@ -284,6 +286,18 @@ def build(
     from selbench.tiny import rebuild
 
     rebuild.rebuild(folder, seed)
+
+
+@tiny.command("build-agent")
+def build_agent(
+    folder: Annotated[Path, typer.Argument(help="Where the two models go; nothing inside the package is changed.")],
+    task: Annotated[str, typer.Option(help="A task that is acted on and can be demonstrated.")],
+    seed: Annotated[int, typer.Option(min=0, help="The shipped pair is seed 0.")] = 0,
+) -> None:
+    """Train the embedded pair that calls tools from nothing. A few minutes on two cores."""
+    from selbench.tiny import agent_build
+
+    agent_build.rebuild(folder, task, seed)
 
 
 if __name__ == "__main__":

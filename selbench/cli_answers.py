@@ -47,6 +47,10 @@ def eval_(
     top_p: Annotated[float, typer.Option(help="Nucleus.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="0: off.")] = 20,
     max_tokens: Annotated[int, typer.Option(help="Longest response, tokens.")] = 4096,
+    turns: Annotated[int | None, typer.Option(help="Tasks acted on: turns of the model in a phase (default 50).")] = None,
+    turn_tokens: Annotated[int | None, typer.Option(help="Tasks acted on: longest turn, tokens; --max-tokens bounds the episode.")] = None,
+    result_characters: Annotated[int | None, typer.Option(help="Tasks acted on: longer tool results lose their middle.")] = None,
+    malformed: Annotated[str | None, typer.Option(help="Tasks acted on: answer, or end as published, when a call is broken.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends a response; may be repeated.")] = None,
     prompt: Annotated[str, typer.Option(help="Answer-format instruction, by name or as a text with {problem}.")] = "boxed-qwen",
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
@@ -76,15 +80,16 @@ def eval_(
         raise ConfigError(f"--engine {engine!r}: auto, hf or vllm")
     chosen = device or device_at_hand()
     kind = dtype or ("float32" if chosen == "cpu" else "bfloat16")
-    settings, evaluation, found = eval_model.settings_of(
+    settings, evaluation, found, agent = eval_model.settings_of(
         {"system": system, "thinking": thinking, "student_dtype": kind, "teacher_dtype": kind},
         {"samples": samples, "problems": problems, "temperature": 0.0 if greedy else temperature, "top_p": top_p, "top_k": top_k,
          "max_tokens": max_tokens, "stop": stop, "template": prompt, "batch": batch},
         words(tasks) or [],
+        {"max_turns": turns, "max_turn_tokens": turn_tokens, "max_result_characters": result_characters, "malformed": malformed},
     )  # fmt: skip
     folder = output or Path("runs") / "eval" / (name or model.rstrip("/").split("/")[-1]).lower()
     written = eval_model.evaluate_model(
-        model, found, settings, evaluation, folder, chosen, seed=seed, name=name, engine=engine, quiet=quiet or as_json
+        model, found, settings, evaluation, folder, chosen, seed=seed, name=name, engine=engine, quiet=quiet or as_json, agent=agent
     )
     eval_model.show(folder, as_json=as_json)
     if not (quiet or as_json):
@@ -102,11 +107,24 @@ def grade(
     timeout: Annotated[float, typer.Option(help="Seconds for one comparison.")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
 ) -> None:
-    """Grade stored outputs again, with several graders side by side: scores, disagreements, ranks that flip. No model runs."""
+    """Grade stored outputs again, with several graders side by side: scores, disagreements, ranks that flip. No model runs.
+
+    Stored episodes of tasks that are acted on are judged again by the task itself.
+    """
     import json
 
-    from selbench import regrade
+    from selbench import arena, regrade
 
+    played = [arena.rescore(folder, rewrite=update) for folder in arena.played_below(files)]
+    if played:
+        for row in played if not as_json else ():
+            was = "" if row["score_before"] is None else f" (was {row['score_before']:.4f})"
+            print(f"{row['folder']}: {row['task']} by {row['grader']}: {row['episodes']} episodes, {row['solved']} solved, "
+                  f"score {row['score']:.4f}{was}, {row['moved']} verdicts moved")  # fmt: skip
+        if not regrade.has_outputs(files):
+            if as_json:
+                print(json.dumps({"schema": 1, "episodes": played}, indent=1, sort_keys=True))
+            return
     report = regrade.regrade(
         files, graders=words(graders), output=output, rewrite=update, by=by, workers=workers, timeout=timeout, quiet=as_json
     )

@@ -13,15 +13,19 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from selbench.errors import ConfigError, nearest
-from selbench.settings import Budget, Evaluation, Filters, Frozen, Lora, Loss, Margin, Model, PairEntry, Published, Training
+from selbench.settings import Agent, Budget, Evaluation, Filters, Frozen, Lora, Loss, Margin, Model, PairEntry, Published, Training
 
 __all__ = [
-    "DOCUMENTATION", "Budget", "Cell", "Evaluation", "Filters", "Frozen", "Lora", "Loss", "Model", "PairEntry", "Protocol", "Published",
-    "Training", "digest", "evaluation_content", "load_protocol", "protocol_names", "sentence", "stored_fingerprint",
+    "DOCUMENTATION", "Agent", "Budget", "Cell", "Evaluation", "Filters", "Frozen", "Lora", "Loss", "Model", "PairEntry", "Protocol",
+    "Published", "Training", "digest", "evaluation_content", "load_protocol", "protocol_names", "sentence", "stored_fingerprint",
 ]  # fmt: skip
 
 DOCUMENTATION = ("summary", "sources", "published", "criteria", "margins", "family")  # keys of a protocol that decide no record
 APART = {*DOCUMENTATION, "name", "strategies", "seeds", "budget"}  # what the cells of a protocol need not share
+LATER = ("agent",)  # sections without which a protocol has the fingerprint that it had before there were any
+
+TRAINED = {"prompts", "filters", "model", "training", "loss", "lora", "engine", "agent"}  # keys that decide the trained weights
+EVALUATED = {"evaluation", "model", "engine", "agent"}  # keys that decide a task's records, besides the weights
 
 
 class Protocol(Frozen):
@@ -40,6 +44,7 @@ class Protocol(Frozen):
     training: Training = Training()
     loss: Loss = Loss()
     evaluation: Evaluation = Evaluation()
+    agent: Agent | None = Field(default=None, description="how tasks that are acted on are played; none: the defaults")
     lora: Lora | None = Field(default=None, description="none: all weights of the student are trained")
     engine: Literal["auto", "hf", "vllm"] = Field(default="auto", description="auto: vllm where it is installed and faster, else hf")
     parameters: dict[str, dict[str, float]] = Field(default={}, description="strategy: {parameter: value}")
@@ -72,7 +77,11 @@ class Protocol(Frozen):
 
     def core(self) -> dict[str, Any]:
         """The content that all cells share: everything but which strategies, budgets and seeds are run."""
-        return self.model_dump(mode="json", exclude=APART)
+        return self.model_dump(mode="json", exclude=APART | self.unset())
+
+    def unset(self) -> set[str]:
+        """Sections that came after records were published: where they are not given, nothing says that they exist."""
+        return {name for name in LATER if getattr(self, name) is None}
 
     def fingerprint(self) -> str:
         """SHA-256 of the shared content."""
@@ -99,7 +108,7 @@ class Cell(Frozen):
 
     def training_fingerprint(self) -> str:
         """What decides the trained weights: never the tasks or how they are answered."""
-        shared = self.protocol.model_dump(mode="json", include={"prompts", "filters", "model", "training", "loss", "lora", "engine"})
+        shared = self.protocol.model_dump(mode="json", include=TRAINED - self.protocol.unset())
         own = self.model_dump(mode="json", exclude={"protocol", "role", "source"})
         return digest({**shared, **own, "parameters": self.protocol.parameters.get(self.strategy, {})})
 
@@ -109,12 +118,12 @@ class Cell(Frozen):
 
 
 def evaluation_content(protocol: Protocol, task: str, version: int) -> dict[str, Any]:
-    return {"task": task, "version": version, **protocol.model_dump(mode="json", include={"evaluation", "model", "engine"})}
+    return {"task": task, "version": version, **protocol.model_dump(mode="json", include=EVALUATED - protocol.unset())}
 
 
 def stored_fingerprint(content: Mapping[str, Any]) -> str:
     """The fingerprint of a protocol as it was stored in a config.yaml, whatever keys this selbench has added since."""
-    return digest({key: value for key, value in content.items() if key not in APART})
+    return digest({key: value for key, value in content.items() if key not in APART and (key not in LATER or value is not None)})
 
 
 def digest(content: Any) -> str:
@@ -239,6 +248,7 @@ def _keys(location: tuple[int | str, ...]) -> list[str]:
         "training": Training,
         "loss": Loss,
         "evaluation": Evaluation,
+        "agent": Agent,
         "lora": Lora,
         "pairs": PairEntry,
         "published": Published,

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["Arena", "Environment", "Message", "Outcome"]
+from selbench.errors import UserError, nearest
+
+__all__ = ["Arena", "Environment", "Message", "Outcome", "Workload", "refuse"]
 
 Message = dict[str, Any]  # as in a chat completion: role, content, tool_calls, name
 
@@ -49,6 +51,14 @@ class Outcome:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What an able agent does in a case, for measurements: its calls (name, JSON text), and what its episode leaves behind."""
+
+    calls: Sequence[tuple[str, str]]
+    left: Mapping[str, Any]
+
+
 class Arena(Protocol):
     """A set of cases, each of which opens worlds and judges what an episode left behind."""
 
@@ -65,3 +75,36 @@ class Arena(Protocol):
     def judge(self, case: str, left: Mapping[str, Any], finish: str) -> Outcome:
         """The outcome of an episode from what its environment left behind. Raises ConfigError where the ground truth cannot be had."""
         ...
+
+
+PYTHON: dict[str, type | tuple[type, ...]] = {"string": str, "integer": int, "number": (int, float), "array": list}
+
+
+def refuse(tools: Sequence[dict[str, Any]], name: str, arguments: Mapping[str, Any]) -> None:
+    """Check a call that a person typed, more strictly than tools check a model's. Raises UserError, a line for each problem."""
+    table = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    if name not in table:
+        raise UserError(f"unknown tool {name!r}: {nearest(name, table)}")
+    properties, required = table[name].get("properties", {}), table[name].get("required", [])
+    problems = [f"{name}: needs {key} ({properties[key]['description']})" for key in required if key not in arguments]
+    for key, value in arguments.items():
+        if key not in properties:
+            problems.append(f"{name}: unknown argument {key!r}: {nearest(key, properties)}" if properties else f"{name}: takes no argument")
+        elif not _fits(value, properties[key]):
+            problems.append(f"{name}: {key} takes {_kind(properties[key])}, not {value!r}")
+    if problems:
+        raise UserError(*problems)
+
+
+def _fits(value: Any, parameter: Mapping[str, Any]) -> bool:
+    if isinstance(value, bool) or not isinstance(value, PYTHON[parameter["type"]]):
+        return False
+    if isinstance(value, list):
+        return all(isinstance(each, str) for each in value)
+    return value in parameter.get("enum", [value])
+
+
+def _kind(parameter: Mapping[str, Any]) -> str:
+    if "enum" in parameter:
+        return "one of " + ", ".join(parameter["enum"])
+    return {"array": "a list of texts", "string": "a text", "integer": "an integer", "number": "a number"}[str(parameter["type"])]

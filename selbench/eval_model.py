@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from selbench.config import Evaluation, Model, digest, sentence
+from selbench.config import Agent, Evaluation, Model, digest, sentence
 from selbench.errors import ConfigError, UserError
 from selbench.records import read_json, write_json, write_text
 from selbench.scores import score_folder
@@ -25,12 +25,16 @@ from selbench.task import MIRROR, TASKS, Task
 
 __all__ = ["evaluate_model", "settings_of", "summary"]
 
+OPENING = 16_384  # tokens of an episode's first messages and its tools' descriptions, and of what its last turn draws beyond the limit
 
-def settings_of(model: Mapping[str, Any], evaluation: Mapping[str, Any], tasks: Sequence[str]) -> tuple[Model, Evaluation, list[Task]]:
+
+def settings_of(
+    model: Mapping[str, Any], evaluation: Mapping[str, Any], tasks: Sequence[str], agent: Mapping[str, Any] | None = None
+) -> tuple[Model, Evaluation, list[Task], Agent]:
     """Checked settings from the command line's words. Raises ConfigError with every problem at once."""
     problems: list[str] = []
     parts: list[Any] = []
-    for kind, given in ((Model, model), (Evaluation, evaluation)):
+    for kind, given in ((Model, model), (Evaluation, evaluation), (Agent, agent or {})):
         try:
             parts.append(kind.model_validate({key: value for key, value in given.items() if value is not None}))
         except ValidationError as error:
@@ -43,7 +47,7 @@ def settings_of(model: Mapping[str, Any], evaluation: Mapping[str, Any], tasks: 
             problems += error.problems
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
-    return parts[0], parts[1], found
+    return parts[0], parts[1], found, parts[2]
 
 
 def _sentence(item: Any) -> str:
@@ -56,11 +60,12 @@ def _sentence(item: Any) -> str:
 
 def evaluate_model(
     source: str, tasks: Sequence[Task], model: Model, evaluation: Evaluation, folder: Path, device: str, *, seed: int = 0,
-    name: str | None = None, engine: str = "auto", quiet: bool = False,
+    name: str | None = None, engine: str = "auto", quiet: bool = False, agent: Agent | None = None,
 ) -> list[Path]:  # fmt: skip
     """Evaluate a model on tasks; one folder `eval/<task>` each. A task whose records are there under these settings is not run again.
 
-    source: hub id, folder, .gguf file, or the folder of a finished cell; engine: auto, hf or vllm.
+    source: hub id, folder, .gguf file, or the folder of a finished cell; engine: auto, hf or vllm; agent: limits of tasks that are
+    acted on.
 
     Raises ConfigError when the engine is not installed, the model or rows cannot be had, or `folder` holds records of the task under
     other settings.
@@ -73,7 +78,9 @@ def evaluate_model(
     source = str(trained) if trained.is_dir() else source
     settings = {"model": model.model_dump(mode="json"), "evaluation": evaluation.model_dump(mode="json")}
     shared = {"source": name or source, **settings, "seed": seed, **({} if engine == "auto" else {"engine": engine})}
-    wanted = {task.name: digest({**shared, "task": task.name, "version": task.version}) for task in tasks}
+    limits = agent or Agent()
+    acted = {task.name: {"agent": limits.model_dump(mode="json")} if task.arena else {} for task in tasks}
+    wanted = {task.name: digest({**shared, "task": task.name, "version": task.version, **acted[task.name]}) for task in tasks}
     places = {task.name: folder / "eval" / task.name for task in tasks}
     missing = [task for task in tasks if not is_evaluated(places[task.name], wanted[task.name])]
     for task in missing:
@@ -93,7 +100,7 @@ def evaluate_model(
                 def advance(done: int, total: int, bar: Any = bar) -> None:
                     bars.update(bar, completed=done, total=total)
 
-                evaluate_task(task, running, renderer, evaluation, seed, places[task.name], wanted[task.name], advance)
+                evaluate_task(task, running, renderer, evaluation, seed, places[task.name], wanted[task.name], advance, limits)
     return list(places.values())
 
 
@@ -157,7 +164,8 @@ def _engine(
     kind = engine_for(shared.get("engine", "auto"), device, parameters_of(pair))
     room = evaluation.max_tokens
     if kind == "vllm":  # which wants to know before it starts
-        room += max(len(renderer.encode(row["problem"])) for task in tasks for row in task.load())
+        asked = [row["problem"] for task in tasks if not task.arena for row in task.load()]
+        room += max([len(renderer.encode(problem)) for problem in asked] + [OPENING] * any(task.arena for task in tasks))
     engine = start_engine(kind, pair, renderer.end_ids, batch=evaluation.batch, room=room, dtype=model.student_dtype)
     engine.sync(pair.student)
     shown = {**identity(source, pair.student), **({"source": name} if name else {})}
@@ -200,6 +208,16 @@ def _screen(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(*(Text(cells[head]) for head in ("task", "n x k", "accuracy")),
                       *([cells["pass@k"], cells["maj@k"]] if several else []),
                       *(cells[head].removesuffix(" %") for head in ("truncated", "unreadable", "tokens/s")))  # fmt: skip
+    return table
+
+
+def _metrics(row: Mapping[str, Any]) -> Table:
+    """What a task that is acted on measures beside the verdict: means over all episodes."""
+    table = Table(title=Text(f"{row['model']}: {row['task']}, means over episodes"), title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("metric", overflow="fold")
+    table.add_column("mean", justify="right")
+    for name, value in row["metrics"].items():
+        table.add_row(name, f"{value:.3f}")
     return table
 
 
@@ -249,5 +267,5 @@ def show(root: Path, *, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps({"schema": 1, "rows": rows}, indent=1, sort_keys=True))
     else:
-        for table in tables:
+        for table in [*tables, *(_metrics(row) for row in rows if "metrics" in row)]:
             rich.print(table, "")

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from selbench.config import Evaluation
+from selbench.config import Agent, Evaluation
 from selbench.grading import GRADER, Grade, grade_many
 from selbench.models import Renderer
 from selbench.provenance import peak_memory
@@ -32,15 +32,21 @@ def is_evaluated(folder: Path, fingerprint: str) -> bool:
 
 def evaluate_task(
     task: Task, engine: Engine, renderer: Renderer, settings: Evaluation, seed: int, folder: Path, fingerprint: str,
-    progress: Progress | None = None,
+    progress: Progress | None = None, limits: Agent | None = None,
 ) -> float:  # fmt: skip
     """Evaluate one task: samples.parquet, then meta.json in `folder`. Returns the accuracy over all n·k records.
+
+    A task that is acted on is played within `limits` (none: the defaults), see `selbench.arena`.
 
     partial.jsonl holds the responses until then: where a process was killed, the next one goes on with the first block of
     requests that is missing, and leaves the records that the first one would have left. Seconds are those of all of them.
 
     Raises RuntimeError when the engine or lm-eval lost a response: a denominator never shrinks.
     """
+    if task.arena is not None:
+        from selbench.arena import evaluate_arena
+
+        return evaluate_arena(task, engine, renderer, settings, limits or Agent(), seed, folder, fingerprint, progress)
     from selbench.lm import BATCHES, BLOCK, EngineLM, Partial
 
     began = time.perf_counter()

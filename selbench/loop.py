@@ -24,6 +24,7 @@ from selbench.prompts import Prompt, prompts_of_step
 from selbench.provenance import Clock, peak_memory
 from selbench.records import append_line, write_table
 from selbench.rollout import Engine, Rollouts, Sampling
+from selbench.rollout.agent import draw_episodes
 from selbench.scoring import Rows
 from selbench.seeding import derive
 from selbench.step import NonFiniteStep, Step, distil_step, with_parameters
@@ -104,7 +105,7 @@ def _steps(
             if halved:
                 store(folder, done.execution, allowance.limit)
             gap = {f"engine_gap_{name}": value for name, value in asdict(rollouts.gap).items()} if rollouts.gap else {}
-            record = {"step": step, "learning_rate": rate, **done.record, **gap, **observed, **cost, **halved}
+            record = {"step": step, "learning_rate": rate, **done.record, **gap, **rollouts.facts, **observed, **cost, **halved}
             measured = {"seconds": clock.seconds, "peak_bytes": clock.peaks, "peak_memory_bytes": clock.peak or peak_memory()}
             append_line(folder / "metrics.jsonl", {**record, **measured})
             if step == 2:  # Adam's moments are there from now on
@@ -121,14 +122,16 @@ def sample(
 ) -> Rollouts:
     """This rank's rollouts of the step, every `num_processes`-th prompt, numbered as in the global batch."""
     mine = range(accelerator.process_index, len(asked), accelerator.num_processes)
-    prompts = [pair.renderer.encode(asked[i].problem) for i in mine]
-    longest = max(map(len, prompts))
+    seed = derive(cell.seed, step, f"rollout/{accelerator.process_index}")
+    if worlds := {i: world for i in mine if (world := asked[i].world)}:
+        rollouts = draw_episodes(engine, pair.renderer, worlds, sampling, cell.protocol.agent, seed)
+    else:
+        rollouts = replace(engine.generate([pair.renderer.encode(asked[i].problem) for i in mine], sampling, seed), sample=tuple(mine))
+    longest = max(rollouts.start)
     if longest > cell.protocol.training.max_prompt_tokens:
         raise ValueError(
             f"step {step}: a prompt has {longest} tokens, more than training.max_prompt_tokens; raise it or filter the prompts"
         )
-    seed = derive(cell.seed, step, f"rollout/{accelerator.process_index}")
-    rollouts = replace(engine.generate(prompts, sampling, seed), sample=tuple(mine))
     special = cell.protocol.loss.special_token_mask
     return rollouts.without_first([i for text in special for i in pair.renderer.encode_text(text)]) if special else rollouts
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from selbench import costs, records
 from selbench.errors import RecordError
@@ -126,9 +127,9 @@ def _training(path: Path) -> dict[str, float]:
 
 
 def read_evaluation(path: Path, training: Mapping[str, float] | None = None) -> Run:
-    """Accuracy from the verdicts in a task's folder, over all n·k answers; training: what else is known of the cell, as numbers.
+    """Accuracy from the verdicts in a task's folder (from the scores where a task has them), over all n·k answers.
 
-    Raises RecordError unless exactly n·k answers are there.
+    training: what else is known of the cell, as numbers. Raises RecordError unless exactly n·k answers are there.
     """
     file = path / "samples.parquet"
     meta, rows = records.read_json(path / "meta.json"), _answers(file)
@@ -138,7 +139,7 @@ def read_evaluation(path: Path, training: Mapping[str, float] | None = None) -> 
     if (twice := rows[rows.duplicated(["problem", "sample"])]).size:
         problem, sample = twice.iloc[0][["problem", "sample"]]
         raise RecordError(f"{file}: {len(twice)} answers stand there twice, the first is sample {sample} of {problem}; evaluate again")
-    right = rows["verdict"] == "correct"
+    right = records.worth(rows)
     shares = right.groupby(rows["problem"].astype(str)).agg(["mean", "size"])
     if len(rows) != n * k or len(shares) != n or (shares["size"] != k).any():
         raise RecordError(f"{file}: {len(rows)} answers where {n} problems x {k} samples are due; evaluate again")
@@ -167,6 +168,7 @@ def union(runs: Mapping[str, Run], training: Mapping[str, float]) -> Run:
 def _answers(path: Path) -> pd.DataFrame:
     """What is counted; the texts beside it can be thousands of times as large and stay on disk."""
     try:
-        return pd.read_parquet(path, columns=["problem", "sample", "verdict"])
+        wanted = ["problem", "sample", "verdict"]
+        return pd.read_parquet(path, columns=[*wanted, *({"score"} & set(pq.read_schema(path).names))])
     except Exception as error:  # pyarrow raises its own types, OSError and ValueError alike
         raise RecordError(f"{path}: not readable as Parquet ({error}); delete its folder and run again") from error

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from selbench.config import Cell, Protocol
 from selbench.errors import ConfigError, UserError
 from selbench.models import PAIRS, PairSpec, adhoc_pair, compare_pair, load_renderer
 from selbench.privileged import context_problems
-from selbench.prompt_sources import EMBEDDED, local_file
+from selbench.prompt_sources import ARENA, EMBEDDED, local_file
 from selbench.prompts import Prompt, PromptSet, prompts_changed, training_prompts
 from selbench.records import BASE, SAMPLE_COLUMNS, read_json, read_metrics, read_table
 from selbench.rollout.choose import engine_problems
@@ -20,6 +21,10 @@ from selbench.sources import Unreachable, hub_reachable
 from selbench.strategy import STRATEGIES, Strategy
 from selbench.sweep import Base, Job, is_complete, job_folder, pair_of
 from selbench.task import MIRROR, TASKS
+
+if TYPE_CHECKING:
+    from selbench.renderer import Renderer
+    from selbench.rollout.dialogue import Dialogue
 
 __all__ = ["Checked", "adhoc_name", "cells_of", "check", "choices", "jobs_of", "missing", "name_problems"]
 
@@ -114,10 +119,11 @@ class Checked:
 def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
     """Loads tokenizers, configurations, prompts, task rows and finished records, no weights."""
     problems = [*_unwritable(root), *_parameter_problems(protocol), *engine_problems(protocol.engine)]
+    acted = protocol.prompts.startswith(ARENA) or any(TASKS.get(name).arena for name in protocol.tasks)
     unreached, warnings = list[str](), list[str]()
     specs = [pair_of(pair) for pair in protocol.pairs]
     mirrored = bool(os.environ.get(MIRROR))
-    online = not protocol.prompts.startswith(EMBEDDED) and local_file(protocol.prompts) is None and not mirrored
+    online = not protocol.prompts.startswith((EMBEDDED, ARENA)) and local_file(protocol.prompts) is None and not mirrored
     offline = (online or (any(TASKS.get(name).data for name in protocol.tasks) and not mirrored)) and not hub_reachable()
     settings = protocol.model.model_dump()
     places = {"error": problems, "unreachable": unreached, "warning": warnings}
@@ -132,6 +138,8 @@ def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
             (unreached if isinstance(error, Unreachable) or (needs_hub and offline) else problems).extend(error.problems)
             return None
 
+    for spec in specs if acted and not problems else ():
+        attempt(partial(_dialogue, protocol, spec), True)
     rows: dict[str, int] = {}
     for name in protocol.tasks:
         task = TASKS.get(name)
@@ -151,10 +159,27 @@ def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
 
 def _longest(protocol: Protocol, spec: PairSpec, prompts: Sequence[Prompt]) -> int:
     """Tokens of the longest rendered prompt, looked for among the 32 longest texts."""
+    among = sorted(prompts, key=lambda prompt: len(prompt.problem))[-32:]
+    if worlds := [prompt.world() for prompt in among if prompt.world]:
+        dialogue = _dialogue(protocol, spec)
+        return max(len(dialogue.opening(world.opening(), world.tools)) for world in worlds)
+    renderer = _renderer(protocol, spec)
+    return max(len(renderer.encode(prompt.problem)) for prompt in among)
+
+
+def _renderer(protocol: Protocol, spec: PairSpec) -> Renderer:
     model = protocol.model.model_dump(include={"template", "system", "thinking", "chat_template"})
-    renderer = load_renderer(spec.student, **model, teacher=spec.teacher)
-    texts = sorted((prompt.problem for prompt in prompts), key=len)[-32:]
-    return max(len(renderer.encode(text)) for text in texts)
+    return load_renderer(spec.student, **model, teacher=spec.teacher)
+
+
+def _dialogue(protocol: Protocol, spec: PairSpec) -> Dialogue:
+    """Raises ConfigError where the pair's chat template cannot carry a conversation with tools."""
+    from selbench.rollout.dialogue import Dialogue
+
+    try:
+        return Dialogue(_renderer(protocol, spec))
+    except ConfigError as error:
+        raise type(error)(*(f"pair {spec.name}: {text}" for text in error.problems)) from error
 
 
 def _parameter_problems(protocol: Protocol) -> list[str]:

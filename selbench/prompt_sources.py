@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from selbench.environment import Environment
 from selbench.errors import ConfigError, nearest
-from selbench.task import MIRROR, hub_revision
+from selbench.task import MIRROR, TASKS, hub_revision
 
-__all__ = ["KNOWN", "Prompt", "Raw", "local_file", "read_prompts"]
+__all__ = ["ARENA", "KNOWN", "Prompt", "Raw", "local_file", "read_prompts"]
 
 EMBEDDED = "selbench:"  # a file inside the package
+ARENA = "arena:"  # the cases of a registered task that is acted on
 COMMIT = re.compile("[0-9a-f]{40}")
 PROBLEM_FIELDS, ANSWER_FIELDS = ("prompt", "problem", "question"), ("answer", "final_answer")
 WRAPPERS = (  # instructions around a problem, as the data sets publish them; the protocol's template takes their place
@@ -30,11 +33,16 @@ WRAPPERS = (  # instructions around a problem, as the data sets publish them; th
 
 @dataclass(frozen=True)
 class Prompt:
-    """One training problem; `answer` and the worked `solution` are None where the file has none."""
+    """One training problem; `answer` and the worked `solution` are None where the file has none.
+
+    case, world: of a problem that is acted on, its name and what opens a fresh world of it; the text alone does not make it.
+    """
 
     problem: str
     answer: str | None
     solution: str | None = None
+    case: str | None = None
+    world: Callable[[], Environment] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -68,13 +76,15 @@ class Raw:
 
 
 def read_prompts(source: str, *, solutions: bool = True) -> Raw:
-    """The rows of `name.jsonl`, `selbench:<file in the package>` or a hub data set `id[@commit][:config[:split]]`.
+    """The rows of `name.jsonl`, `selbench:<file in the package>`, `arena:<task>` or a hub data set `id[@commit][:config[:split]]`.
 
     A row has its problem in prompt, problem or question (text, or chat messages with one by the user), its answer in answer,
     final_answer or reward_model.ground_truth (what follows `####`, if that stands in it: the text is then the solution) and
     may have a worked solution; the data sets in KNOWN have fields of their own and are read from `$SELBENCH_DATA` where that
     holds them. `solutions` False leaves worked solutions out. Raises ConfigError naming the source and the line.
     """
+    if source.startswith(ARENA):
+        return _cases(source)
     path = local_file(source)
     known, wanted = _known(source)
     revision = None
@@ -101,10 +111,19 @@ def read_prompts(source: str, *, solutions: bool = True) -> Raw:
     return Raw(tuple(found), origin, revision, unwrapped)
 
 
+def _cases(source: str) -> Raw:
+    task = TASKS.get(source.removeprefix(ARENA))
+    if task.arena is None:
+        arenas = ", ".join(each.name for each in TASKS if each.arena)
+        raise ConfigError(f"prompts {source}: task {task.name} is answered in one turn; tasks that are acted on: {arenas}")
+    opened = [Prompt(row["problem"], None, None, row["id"], partial(task.arena.open, row["id"])) for row in task.load()]
+    return Raw(tuple(opened), source, None, 0)
+
+
 def local_file(source: str) -> Path | None:
     """The file on this machine that `source` is read from; None for the package's own and for what the hub has to serve."""
     path = Path(source).expanduser()
-    if source.startswith(EMBEDDED):
+    if source.startswith((EMBEDDED, ARENA)):
         return None
     if path.is_file():
         return path
@@ -124,7 +143,7 @@ def _parts(source: str) -> tuple[str, str | None, str | None, str | None]:
 
 def _known(source: str) -> tuple[Known | None, Known | None]:
     """The entry whose fields the rows have, and the same entry if `source` asks for just the rows that its mirror holds."""
-    if source.startswith(EMBEDDED) or source.endswith((".jsonl", ".json")) or Path(source).expanduser().is_file():
+    if source.startswith((EMBEDDED, ARENA)) or source.endswith((".jsonl", ".json")) or Path(source).expanduser().is_file():
         return None, None
     hub_id, revision, config, split = _parts(source)
     known = next((entry for entry in KNOWN if entry.hub_id == hub_id), None)

@@ -155,7 +155,7 @@ def drop(prompts: Sequence[Prompt], filters: Filters, problems: Sequence[Problem
             dropped[row] = "unanswered", ""
     same: dict[str, list[int]] = defaultdict(list)
     for row in left():
-        same[" ".join(prompts[row].problem.split())].append(row)
+        same[f"{prompts[row].case or ''}\0" + " ".join(prompts[row].problem.split())].append(row)
     for rows in same.values():
         answers = {"".join(answer.split()): answer for row in rows if (answer := prompts[row].answer) is not None}
         first = next((row for row in rows if prompts[row].answer is not None), rows[0])
@@ -190,7 +190,8 @@ def _report(
             examples[reason].append({"row": row + 1, "problem": raw.prompts[row].problem, "detail": detail})
     content = hashlib.sha256()
     for prompt in kept:
-        content.update(json.dumps([prompt.problem, prompt.answer, prompt.solution]).encode() + b"\n")
+        case = [] if prompt.case is None else [prompt.case]
+        content.update(json.dumps([prompt.problem, prompt.answer, prompt.solution, *case]).encode() + b"\n")
     return Report(
         source, raw.origin, raw.revision, len(raw.prompts), raw.unwrapped, counts, examples, filters.model_dump(mode="json"),
         tuple(checked), not_checked, len(kept), content.hexdigest(),

@@ -25,6 +25,7 @@ SAMPLE_COLUMNS = (
 VERDICTS = ("correct", "incorrect", "truncated", "unparsed_answer", "unparsed_gold", "timeout", "error")
 PHASES = ("rollout", "teacher", "score", "select", "distil", "optimiser", "sync", "observe", "checkpoint")
 UPDATE = ("teacher", "score", "select", "distil")  # the phases that a choice of tokens makes cheaper or dearer
+EPISODES = "episodes.jsonl"  # beside the samples of a task that is acted on
 BASE = ("base-student", "base-teacher")
 
 
@@ -82,6 +83,11 @@ def read_table(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except Exception as error:  # pyarrow raises its own types, OSError and ValueError alike
         raise RecordError(f"{path}: not readable as Parquet ({error}); delete its folder and run again") from error
+
+
+def worth(rows: pd.DataFrame) -> pd.Series:
+    """What each answer counts, in [0, 1]: its score where the task gives one, else 1 where it is correct."""
+    return rows["score"].astype(float) if "score" in rows else (rows["verdict"] == "correct").astype(float)
 
 
 def read_metrics(path: Path, *, upto: int | None = None) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from selbench import stats
 from selbench.errors import RecordError
-from selbench.records import VERDICTS, read_json, read_table
+from selbench.records import SAMPLE_COLUMNS, VERDICTS, read_json, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,12 +48,14 @@ def score_table(samples: pd.DataFrame) -> dict[str, Any]:
     k = correct.shape[1]
     interval, method = stats.accuracy_interval(correct)
     share = samples["verdict"].value_counts(normalize=True)
+    beside = [name for name in samples if name not in SAMPLE_COLUMNS and samples[name].dtype.kind in "if"]
     return {
         "problems": correct.shape[0], "samples": k, "accuracy": stats.average_at_k(correct), "low": interval.low, "high": interval.high,
         "interval": method, "pass_at_k": {str(n): stats.pass_at_k(correct, n) for n in (1, 2, 4, 8, 16, 32, 64) if n <= k},
         "majority_at_k": stats.majority_at_k(votes, correct), "verdicts": {v: int((samples["verdict"] == v).sum()) for v in VERDICTS},
         "truncated": float((samples["finish"] == "length").mean()), "unreadable": float(sum(share.get(v, 0.0) for v in UNREADABLE)),
         "tokens_per_response": float(samples["tokens"].mean()), "grader": "/".join(sorted(set(samples["grader"]))),
+        **({"metrics": {name: float(samples[name].fillna(0.0).mean()) for name in beside}} if beside else {}),
     }  # fmt: skip
 
 

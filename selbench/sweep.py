@@ -156,7 +156,7 @@ def _train_and_evaluate(job: Job, folder: Path, device: str, rates: dict[str, An
             task, place = TASKS.get(name), folder / "eval" / name
             wanted = job.evaluation_fingerprint(name, task.version)
             if not is_evaluated(place, wanted):
-                evaluate_task(task, engine, pair.renderer, protocol.evaluation, seed, place, wanted)
+                evaluate_task(task, engine, pair.renderer, protocol.evaluation, seed, place, wanted, limits=protocol.agent)
     engine.close()
     return shape
 

@@ -60,7 +60,7 @@ OWN = {  # module: all of selbench that it may import
     "seeding": set(),
     "signals": {"selbench.errors", "selbench.seeding"},
     "strategy": {"selbench.errors", "selbench.registry", "selbench.signals"},
-    "environment": set(),
+    "environment": {"selbench.errors"},
     "task": {"selbench.environment", "selbench.errors", "selbench.registry", "selbench.grading", "selbench.templates"},
     "divergences": set(),
     "losses": {"selbench.divergences"},

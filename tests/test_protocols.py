@@ -19,7 +19,7 @@ from selbench.records import BASE
 from selbench.templates import TEMPLATES
 
 ROOT = Path(__file__).parents[1]
-SOURCED = [name for name in protocol_names() if name not in ("tiny", "custom")]
+SOURCED = [name for name in protocol_names() if name not in ("tiny", "tiny-agent", "custom")]
 PAPERS = [name for name in SOURCED if raw_protocol(name).get("published")]
 
 
@@ -33,7 +33,7 @@ def leaves(name: str) -> dict[str, Any]:
 
 def test_the_protocols_that_are_shipped() -> None:
     assert set(PAPERS) == {
-        "tip-qwen3-8b-4b", "tip-qwen2.5-14b-1.5b", "tip-llama-70b-8b", "taopd-qwen3-4b-1.7b", "revisiting-qwen2.5-7b",
+        "tip-qwen3-8b-4b", "tip-qwen2.5-14b-1.5b", "tip-llama-70b-8b", "taopd-qwen3-4b-1.7b", "revisiting-qwen2.5-7b", "tip-deepplanning",
     }  # fmt: skip
     assert set(SOURCED) - set(PAPERS) == {"qwen2.5-coder-gsm8k"}
 

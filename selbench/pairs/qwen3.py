@@ -11,6 +11,7 @@ _SIZES = {
     "1.7B": shape(1_720_574_976, hidden=2048, layers=28, heads=16, intermediate=6144, tied=True, **_VOCAB),
     "4B": shape(4_022_468_096, hidden=2560, layers=36, heads=32, intermediate=9728, tied=True, **_VOCAB),
     "8B": shape(8_190_735_360, hidden=4096, layers=36, heads=32, intermediate=12288, tied=False, **_VOCAB),
+    "32B": shape(32_762_123_264, hidden=5120, layers=64, heads=64, intermediate=25600, tied=False, **_VOCAB),
     "14B": shape(14_768_307_200, hidden=5120, layers=40, heads=40, intermediate=17408, tied=False, **_VOCAB),
 }
 _OFF = (False, "TIP (arXiv:2604.14084), math script: thinking off for Qwen3")
@@ -20,6 +21,7 @@ for _teacher, _student, _summary in (
     ("8B", "1.7B", ""),
     ("4B", "1.7B", "TA-OPD's main pair"),
     ("14B", "1.7B", "TIP's DeepPlanning pair, there with thinking on"),
+    ("32B", "1.7B", "TIP's second DeepPlanning pair, there with thinking on"),
     ("1.7B", "0.6B", "the smallest Qwen3 pair"),
 ):
     add_pair(

@@ -17,3 +17,12 @@ register_pair(
         file=__file__,
     )
 )
+register_pair(
+    PairSpec(
+        name="tiny-agent",
+        teacher=str(_HOME / "agent" / "teacher"),
+        student=str(_HOME / "agent" / "student"),
+        summary="Qwen3 architecture, 0.1 M parameters each, words; calls tools, the student often with a wrong argument",
+        file=__file__,
+    )
+)

@@ -24,8 +24,8 @@ The same call gives the same bytes, except that a verdict "timeout" depends on t
 """
 
 from selbench.regrade.comparison import compare, disagreements
-from selbench.regrade.outputs import Record, read_outputs
+from selbench.regrade.outputs import Record, has_outputs, read_outputs
 from selbench.regrade.rescore import Report, regrade, update
 from selbench.regrade.tables import show
 
-__all__ = ["Record", "Report", "compare", "disagreements", "read_outputs", "regrade", "show", "update"]
+__all__ = ["Record", "Report", "compare", "disagreements", "has_outputs", "read_outputs", "regrade", "show", "update"]

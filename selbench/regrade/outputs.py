@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from selbench.errors import ConfigError
-from selbench.records import BASE, read_table
+from selbench.records import BASE, EPISODES, read_table
 
-__all__ = ["Record", "read_outputs"]
+__all__ = ["Record", "has_outputs", "read_outputs"]
 
 Rows = list[tuple[int, dict[str, Any]]]  # row number from 1, fields
 _LOGGED = re.compile(r"samples_(.+?)(?:_\d{4}-\d\d-\d\dT[\d.-]+)?")  # lm-eval: samples_<task>_<date>.jsonl
@@ -83,11 +83,22 @@ def read_outputs(paths: Sequence[Path], *, by: str = "cell") -> list[Record]:
     return records
 
 
+def has_outputs(paths: Sequence[Path]) -> bool:
+    """Whether any of these holds responses to grade; what is missing is for `read_outputs` to name."""
+    return any(not path.is_dir() or _stored(path) for path in paths)
+
+
+def _stored(folder: Path) -> list[Path]:
+    """Files of responses below a folder; beside episodes stand records of a task that judges for itself."""
+    found = sorted({*folder.rglob("samples.parquet"), *folder.rglob("samples_*.jsonl")})
+    return [file for file in found if not file.with_name(EPISODES).exists()]
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted({*path.rglob("samples.parquet"), *path.rglob("samples_*.jsonl")})
+        found = _stored(path)
         if not found:
             raise ConfigError(f"{path}: no samples.parquet or samples_*.jsonl below it; give a run folder, or the file itself")
         return found

@@ -104,7 +104,7 @@ def _learning(folder: Path, title: str, groups: Groups) -> Figure | None:
     pairs = sorted({folder / cell["pair"] for cells in groups.values() for cell in cells}) if accuracy else []
     for path in (found for pair in pairs for base in records.BASE for found in sorted(pair.glob(f"{base}/eval/*/samples.parquet"))):
         if len(rows := _frame(path)):
-            height, name = 100 * float((rows["verdict"] == "correct").mean()), path.parts[-4].removeprefix("base-")
+            height, name = 100 * float(records.worth(rows).mean()), path.parts[-4].removeprefix("base-")
             axes[0, 0].axhline(height, color="#999999", linewidth=0.7, linestyle=(0, (5, 4)), zorder=0)
             place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points", "ha": "right"}
             axes[0, 0].annotate(f"{name}, evaluated on {path.parts[-2]}", (0.99, height), color="#777777", fontsize=7, **place)

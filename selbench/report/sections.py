@@ -136,7 +136,7 @@ def learning(folder: Path, groups: Sequence[Group]) -> list[dict[str, Any]]:
         for base in records.BASE:
             for path in sorted((folder / pair / base).glob("eval/*/samples.parquet")):
                 if len(rows := frame(path)):
-                    share = 100 * float((rows["verdict"] == "correct").mean())
+                    share = 100 * float(records.worth(rows).mean())
                     levels.append({"label": f"{base.removeprefix('base-')}, evaluated on {path.parts[-2]}", "value": rounded([share])[0]})
         metrics = [dict(zip(("name", "label", "unit"), (name, *METRICS[name][:2]), strict=True)) for name in known]
         found.append({"pair": pair, "metrics": metrics, "lines": lines, "levels": {"response_accuracy": levels}})

@@ -24,12 +24,13 @@ from functools import partial
 from typing import Any
 
 from selbench.environment import Environment, Message
+from selbench.renderer import Renderer
 from selbench.rollout import Engine, Gap, Progress, Rollouts, Sampling
 from selbench.rollout.dialogue import Call, Dialogue, Reply
 from selbench.seeding import derive
 from selbench.settings import Agent
 
-__all__ = ["ENDINGS", "Episode", "Late", "Toolbox", "play", "rollouts_of", "shorten"]
+__all__ = ["ENDINGS", "Episode", "Late", "Toolbox", "draw_episodes", "play", "rollouts_of", "shorten"]
 
 ENDINGS = ("stop", "malformed", "turns", "length", "timeout")
 CUT = "...(truncated)..."
@@ -133,8 +134,9 @@ def play(
     toolbox = Toolbox(limits.tool_timeout_seconds)
     while waiting or live:
         while waiting and len(live) < limits.concurrent:
-            live.append(_open(waiting.pop(), worlds, dialogue, logprobs))
+            live.append(_open(waiting.pop(), worlds, dialogue))
         drawn = _turns(engine, [one.episode for one in live], sampling, limits, seed)
+        drawn = drawn if logprobs else replace(drawn, logprobs=None)
         if gaps is not None and drawn.gap is not None:
             gaps.append(drawn.gap)
         for row, one in enumerate(live):
@@ -152,11 +154,11 @@ def play(
     return [done[number] for number in sorted(done)]
 
 
-def _open(number: int, worlds: Mapping[int, Callable[[], Environment]], dialogue: Dialogue, logprobs: bool) -> _Live:
+def _open(number: int, worlds: Mapping[int, Callable[[], Environment]], dialogue: Dialogue) -> _Live:
     world = worlds[number]()
     messages = [dict(message) for message in world.opening()]
     tokens = dialogue.opening(messages, world.tools)
-    return _Live(Episode(number, messages, tokens, len(tokens), [0] * len(tokens), [] if logprobs else None), world)
+    return _Live(Episode(number, messages, tokens, len(tokens), [0] * len(tokens)), world)
 
 
 def _turns(engine: Engine, episodes: Sequence[Episode], sampling: Sampling, limits: Agent, seed: int) -> Rollouts:
@@ -171,6 +173,8 @@ def _take(one: _Live, drawn: Rollouts, row: int, dialogue: Dialogue, sampling: S
     episode, room = one.episode, sampling.max_tokens - one.episode.used
     turn = drawn.tokens[row][drawn.start[row] :][:room]
     whole = drawn.finish[row] == "stop" and len(turn) == len(drawn.tokens[row]) - drawn.start[row]
+    if drawn.logprobs is not None and not episode.turns:
+        episode.logprobs = []
     episode.add(turn, True, drawn.logprobs[row][:room] if drawn.logprobs is not None else None)
     episode.turns, one.since = episode.turns + 1, one.since + 1
     reply = dialogue.read(turn)
@@ -227,7 +231,7 @@ def rollouts_of(episodes: Sequence[Episode], sample: Sequence[int], gaps: Sequen
     """Episodes as the loop trains on them. sample: number of each in the global batch."""
     count = max(1, len(episodes))
     facts = {f"ended_by_{name}": sum(e.finish == name for e in episodes) / count for name in ENDINGS}
-    facts |= {name: sum(getattr(e, name) for e in episodes) / count for name in ("turns", "calls", "broken", "shortened", "seconds")}
+    facts |= {name: sum(getattr(e, name) for e in episodes) / count for name in ("turns", "calls", "broken", "shortened")}
     facts["tool_tokens"] = sum(len(e.tokens) - e.start - sum(e.mask) for e in episodes) / count
     return Rollouts(
         tuple(tuple(e.tokens) for e in episodes), tuple(tuple(e.mask) for e in episodes), tuple(e.start for e in episodes),
@@ -235,3 +239,12 @@ def rollouts_of(episodes: Sequence[Episode], sample: Sequence[int], gaps: Sequen
         tuple(tuple(e.logprobs or ()) for e in episodes) if episodes and episodes[0].logprobs is not None else None,
         max(gaps, key=lambda gap: gap.mean, default=None), {f"agent_{name}": value for name, value in facts.items()},
     )  # fmt: skip
+
+
+def draw_episodes(
+    engine: Engine, renderer: Renderer, worlds: Mapping[int, Callable[[], Environment]], sampling: Sampling, limits: Agent | None, seed: int
+) -> Rollouts:
+    """The rollouts of a training step: an episode in each world, numbered as in the global batch."""
+    gaps: list[Gap] = []
+    played = play(engine, Dialogue(renderer), worlds, sampling, limits or Agent(), seed, logprobs=True, gaps=gaps)
+    return rollouts_of(played, [episode.number for episode in played], gaps)

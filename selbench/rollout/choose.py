@@ -56,6 +56,7 @@ def open_engine(protocol: Protocol, pair: Pair, *, training: bool) -> Engine:
     # one vllm engine serves training and evaluation, and the cells after this one
     batch = own if kind == "hf" else max(protocol.training.rollout_batch, protocol.evaluation.batch)
     room = protocol.training.max_prompt_tokens + max(protocol.training.max_response_tokens, protocol.evaluation.max_tokens)
+    room += protocol.agent.max_turn_tokens if protocol.agent else 0  # what is drawn beyond an episode's limit, and cut
     return start_engine(kind, pair, pair.renderer.end_ids, batch=batch, room=room, dtype=precision_of(protocol, pair.device.type))
 
 

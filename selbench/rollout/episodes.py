@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from selbench.errors import RecordError
-from selbench.records import write_text
+from selbench.records import EPISODES, write_text
 from selbench.rollout.agent import Episode
 
-__all__ = ["EPISODES", "EpisodeFile", "read_episodes"]
+__all__ = ["EpisodeFile", "read_episodes"]
 
-EPISODES = "episodes.jsonl"
 SCHEMA = 1
 
 
@@ -52,7 +51,7 @@ class EpisodeFile:
     def append(self, episode: Episode, **beside: Any) -> None:
         """One episode, on the disk when this returns. beside: fields that go before its own."""
         spans = _spans(episode.mask)
-        row = {**beside, **{key: value for key, value in vars(episode).items() if key not in ("mask", "tokens")}}
+        row = {**beside, **{key: value for key, value in vars(episode).items() if key not in ("mask", "tokens", "logprobs")}}
         row |= {"spans": spans, "tokens": episode.tokens}
         with self.path.open("a", encoding="utf-8") as out:
             out.write(json.dumps(row, separators=(",", ":")) + "\n")
@@ -90,7 +89,7 @@ def _episode(row: Mapping[str, Any]) -> Episode:
     mask = [0] * len(row["tokens"])
     for begin, end in row["spans"]:
         mask[begin:end] = [1] * (end - begin)
-    own = {key: row[key] for key in Episode.__dataclass_fields__ if key not in ("mask", "tokens")}
+    own = {key: row[key] for key in Episode.__dataclass_fields__ if key not in ("mask", "tokens", "logprobs")}
     return Episode(**own, tokens=row["tokens"], mask=mask)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from selbench import ConfigError
-from selbench.environment import Message, Outcome
+from selbench.environment import Message, Outcome, Workload
 from selbench.seeding import derive
 from selbench.task import register_arena
 
@@ -30,6 +31,7 @@ CONFIDENT, UNCERTAIN = "zeta", "nova"
 NAMES = ("filter_by_brand", "filter_by_color", "add_product_to_cart")
 TOOLS = [tool for tool in SCHEMA if tool["function"]["name"] in NAMES]
 SYSTEM = "Shop with the tools."
+BLOCK = re.compile(r"<tool_call>\n(.*)\n</tool_call>")
 TESTED, TRAINED = 64, 2048
 Wanted = tuple[tuple[str, str], tuple[str, str]]  # brand and colour of both caps
 
@@ -87,6 +89,13 @@ class Shop:
         while True:
             number = draw.choice(self.cases)
             yield self.open(str(number)), _demonstration(self.open(str(number)), wanted(number), draw, planted, corrupt)
+
+    def workload(self, case: str) -> Workload:
+        number = self._number(case)
+        world = self.open(case)
+        shown = _demonstration(world, wanted(number), random.Random(0), planted=False, corrupt=0.0)
+        calls = [json.loads(block[1]) for message in shown if "right" in message for block in BLOCK.finditer(message["content"])]
+        return Workload([(call["name"], json.dumps(call["arguments"])) for call in calls], world.finish())
 
     def _number(self, case: str) -> int:
         if not case.isdecimal() or int(case) not in self.cases:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from selbench import UserError
-from selbench.errors import nearest
+from selbench import environment
 
 __all__ = ["REQUIRED", "SCHEMA", "refuse"]
 
@@ -107,33 +106,8 @@ SCHEMA: list[dict[str, Any]] = [
     }
     for name, (words, properties, required) in TABLE.items()
 ]  # fmt: skip
-PYTHON: dict[str, type | tuple[type, ...]] = {"string": str, "integer": int, "number": (int, float), "array": list}
 
 
 def refuse(name: str, arguments: dict[str, Any]) -> None:
     """Check a call that a person typed, more strictly than the tools check a model's. Raises UserError, a line for each problem."""
-    if name not in TABLE:
-        raise UserError(f"unknown tool {name!r}: {nearest(name, TABLE)}")
-    _, properties, required = TABLE[name]
-    problems = [f"{name}: needs {key} ({properties[key]['description']})" for key in required if key not in arguments]
-    for key, value in arguments.items():
-        if key not in properties:
-            problems.append(f"{name}: unknown argument {key!r}: {nearest(key, properties)}" if properties else f"{name}: takes no argument")
-        elif not _fits(value, properties[key]):
-            problems.append(f"{name}: {key} takes {_kind(properties[key])}, not {value!r}")
-    if problems:
-        raise UserError(*problems)
-
-
-def _fits(value: Any, parameter: Parameter) -> bool:
-    if isinstance(value, bool) or not isinstance(value, PYTHON[parameter["type"]]):
-        return False
-    if isinstance(value, list):
-        return all(isinstance(each, str) for each in value)
-    return value in parameter.get("enum", [value])
-
-
-def _kind(parameter: Parameter) -> str:
-    if "enum" in parameter:
-        return "one of " + ", ".join(parameter["enum"])
-    return {"array": "a list of texts", "string": "a text", "integer": "an integer", "number": "a number"}[str(parameter["type"])]
+    environment.refuse(SCHEMA, name, arguments)

@@ -20,7 +20,7 @@ from .hard import check_constraints, personalised
 from .plan import Plan, PlanError
 from .world import World
 
-__all__ = ["WEIGHT", "Score", "aggregate", "average_accuracy", "read_plans", "score_plan", "score_set"]
+__all__ = ["METRICS", "WEIGHT", "Score", "aggregate", "average_accuracy", "read_plans", "score_plan", "score_set"]
 
 WEIGHT = 1 / len(DIMENSIONS)
 METRICS = ("commonsense_score", "personalized_score", "composite_score", "case_acc")
