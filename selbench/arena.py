@@ -94,7 +94,7 @@ def record_of(task: Task, row: Mapping[str, str], sample: int, episode: Episode)
     said = next((m["content"] for m in reversed(episode.messages) if m["role"] == "assistant"), "")
     return {
         "task": task.name, "problem": row["id"], "sample": sample, "prompt": row["problem"], "response": said, "extracted": found.answer,
-        "gold": None, "verdict": verdict, "method": found.method, "finish": episode.finish, "tokens": sum(episode.mask),
+        "gold": "", "verdict": verdict, "method": found.method, "finish": episode.finish, "tokens": sum(episode.mask),
         "grader": task.arena.grader, "score": found.score, "reason": found.reason, **found.metrics,
     }  # fmt: skip
 

@@ -123,15 +123,15 @@ def sample(
     """This rank's rollouts of the step, every `num_processes`-th prompt, numbered as in the global batch."""
     mine = range(accelerator.process_index, len(asked), accelerator.num_processes)
     seed = derive(cell.seed, step, f"rollout/{accelerator.process_index}")
-    if worlds := {i: world for i in mine if (world := asked[i].world)}:
-        rollouts = draw_episodes(engine, pair.renderer, worlds, sampling, cell.protocol.agent, seed)
-    else:
-        rollouts = replace(engine.generate([pair.renderer.encode(asked[i].problem) for i in mine], sampling, seed), sample=tuple(mine))
-    longest = max(rollouts.start)
+    worlds = {i: world for i in mine if (world := asked[i].world)}
+    played = draw_episodes(engine, pair.renderer, worlds, sampling, cell.protocol.agent, seed) if worlds else None
+    prompts = [] if played else [pair.renderer.encode(asked[i].problem) for i in mine]
+    longest = max(played.start if played else map(len, prompts))
     if longest > cell.protocol.training.max_prompt_tokens:
         raise ValueError(
             f"step {step}: a prompt has {longest} tokens, more than training.max_prompt_tokens; raise it or filter the prompts"
         )
+    rollouts = played or replace(engine.generate(prompts, sampling, seed), sample=tuple(mine))
     special = cell.protocol.loss.special_token_mask
     return rollouts.without_first([i for text in special for i in pair.renderer.encode_text(text)]) if special else rollouts
 

@@ -45,6 +45,8 @@ def context_problems(spec: PairSpec, prompts: Sequence[Prompt], source: str) -> 
             f"pair {spec.name}: its teacher is the student without adapter in the student's own context, the loss is zero for ever; "
             f"give the pair a `privileged` or `privileged_system` context"
         ]
+    if has_context(spec) and any(prompt.world for prompt in prompts):
+        return [f"pair {spec.name}: its teacher reads a prompt of its own, which episodes with tools have none of; use another pair"]
     if spec.privileged is None:
         return []
     odd = sorted(set(_LIKE_A_HOLE.findall(spec.privileged)) - set(FIELDS))

@@ -2,6 +2,7 @@
 
 Episodes repeat what a task's scripted agent does: one call a turn, then a closing reply. Reported, per task: milliseconds of one turn of
 all episodes outside the engine and of one episode's turn, the tools' share of it; tool calls and judged episodes per second of one core.
+All of it is processor time, because a busy machine would be measured otherwise.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class Timed:
         return self.world.opening()
 
     def call(self, name: str, arguments: str | dict[str, Any]) -> str:
-        began = time.perf_counter()
+        began = time.process_time()
         answer = self.world.call(name, arguments)
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.process_time() - began
         return answer
 
     def reply(self, text: str) -> str | None:
@@ -54,10 +55,10 @@ class TimedEngine(Scripted):
     """A scripted engine that notes its calls: when they began, when they ended, how many episodes took a turn."""
 
     def generate(self, *given: Any, **named: Any) -> Rollouts:
-        began = time.perf_counter()
+        began = time.process_time()
         drawn = super().generate(*given, **named)
         self.prompts.clear()
-        self.spans.append((began, time.perf_counter(), len(drawn)))
+        self.spans.append((began, time.process_time(), len(drawn)))
         return drawn
 
     spans: list[tuple[float, float, int]]
@@ -99,7 +100,7 @@ def _loop(arena: Any, cases: Sequence[str], work: Sequence[Workload], dialogue: 
     engine.spans = []
     budget = Agent(max_turns=ROOM, max_turn_tokens=ROOM, concurrent=episodes)
     played = play(engine, dialogue, {number: partial(opened, number) for number in range(episodes)}, Sampling(ROOM), budget, 0)
-    ended = time.perf_counter()
+    ended = time.process_time()
     after = [*(began for began, _, _ in engine.spans[1:]), ended]
     rounds = sorted((1000 * (then - done), alive) for then, (_, done, alive) in zip(after, engine.spans, strict=True))
     full = [spent for spent, alive in rounds if alive == episodes] or [rounds[-1][0]]
@@ -127,7 +128,7 @@ def _called(arena: Any, cases: Sequence[str], work: Sequence[Workload]) -> Itera
 
 
 def _rate(actions: Iterator[Callable[[], Any]], seconds: float) -> float:
-    """Actions per second of processor time, because a busy machine would be measured otherwise; making them is not counted."""
+    """Actions per second of one core; making them is not counted."""
     spent, count = 0.0, 0
     for action in actions:
         began = time.process_time()

@@ -19,6 +19,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -131,26 +132,25 @@ def play(
     waiting = sorted(worlds, reverse=True)
     live: list[_Live] = []
     done: dict[int, Episode] = {}
-    toolbox = Toolbox(limits.tool_timeout_seconds)
-    while waiting or live:
-        while waiting and len(live) < limits.concurrent:
-            live.append(_open(waiting.pop(), worlds, dialogue))
-        drawn = _turns(engine, [one.episode for one in live], sampling, limits, seed)
-        drawn = drawn if logprobs else replace(drawn, logprobs=None)
-        if gaps is not None and drawn.gap is not None:
-            gaps.append(drawn.gap)
-        for row, one in enumerate(live):
-            began = time.perf_counter()
-            _take(one, drawn, row, dialogue, sampling, limits, toolbox)
-            one.episode.seconds += time.perf_counter() - began
-        for one in live:
-            if one.episode.finish:
-                done[one.episode.number] = one.episode
-                ended(one.episode)
-        live = [one for one in live if not one.episode.finish]
-        if progress:
-            progress(len(done), len(worlds))
-    toolbox.close()
+    with closing(Toolbox(limits.tool_timeout_seconds)) as toolbox:
+        while waiting or live:
+            while waiting and len(live) < limits.concurrent:
+                live.append(_open(waiting.pop(), worlds, dialogue))
+            drawn = _turns(engine, [one.episode for one in live], sampling, limits, seed)
+            drawn = drawn if logprobs else replace(drawn, logprobs=None)
+            if gaps is not None and drawn.gap is not None:
+                gaps.append(drawn.gap)
+            for row, one in enumerate(live):
+                began = time.perf_counter()
+                _take(one, drawn, row, dialogue, sampling, limits, toolbox)
+                one.episode.seconds += time.perf_counter() - began
+            for one in live:
+                if one.episode.finish:
+                    done[one.episode.number] = one.episode
+                    ended(one.episode)
+            live = [one for one in live if not one.episode.finish]
+            if progress:
+                progress(len(done), len(worlds))
     return [done[number] for number in sorted(done)]
 
 

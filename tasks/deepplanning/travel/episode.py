@@ -45,7 +45,7 @@ class Traveller:
         return {"reply": self._reply}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def tools_of(language: str, number: str) -> Tools:
     """The tools of a case, shared by its episodes: they keep nothing of a call but its answer. Raises ConfigError without a database."""
     return Tools(load_world(data.database("travel", language, number), language))
