@@ -61,7 +61,9 @@ def act(task: Task, case: str) -> None:
 def typed_call(tools: Sequence[dict[str, Any]], line: str) -> tuple[str, dict[str, Any]]:
     """`tool key=value …` or `tool {JSON}` as a call; lists as JSON or with commas. Raises UserError, a line for each problem."""
     name, _, rest = line.strip().partition(" ")
-    properties = next((tool["function"]["parameters"]["properties"] for tool in tools if tool["function"]["name"] == name), {})
+    properties: dict[str, Any] = next(
+        (tool["function"]["parameters"]["properties"] for tool in tools if tool["function"]["name"] == name), {}
+    )
     try:
         if rest.strip().startswith("{"):
             arguments = json.loads(rest)

@@ -16,7 +16,10 @@ Message = dict[str, Any]  # as in a chat completion: role, content, tool_calls, 
 class Environment(Protocol):
     """One episode's world. What it must not give away (the ground truth) it must not hold."""
 
-    tools: Sequence[dict[str, Any]]  # JSON schemas, as a chat completion takes them
+    @property
+    def tools(self) -> Sequence[dict[str, Any]]:
+        """JSON schemas, as a chat completion takes them."""
+        ...
 
     def opening(self) -> list[Message]:
         """The messages that the episode begins with."""

@@ -79,9 +79,8 @@ def render(
         flags["date_string"] = DATE  # a prompt must not depend on the day on which it is rendered
     if tools:
         flags["tools"] = list(tools)
-    return str(
-        tokenizer.apply_chat_template(list(messages), chat_template=chat_template, add_generation_prompt=ask, tokenize=False, **flags)
-    )
+    said: Any = list(messages)  # annotated there for messages of texts alone
+    return str(tokenizer.apply_chat_template(said, chat_template=chat_template, add_generation_prompt=ask, tokenize=False, **flags))
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -30,7 +30,7 @@ QWEN = (  # as Qwen2.5's: results in a turn of the user, neighbours in one
     "{{ '<tool_call>\n{\"name\": \"' + c.function.name + '\", \"arguments\": ' }}{{ c.function.arguments | tojson }}{{ '}\n</tool_call>' }}"
     "{% endfor %}{{ '<|end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "function",
     "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
 }
@@ -111,7 +111,7 @@ def test_what_stands_between_turns_is_the_templates_own(dialogue: Dialogue) -> N
     for message in messages:
         for call in message.get("tool_calls", ()):
             call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-    whole = dialogue.renderer.tokenizer.apply_chat_template(messages, tools=[SCHEMA], tokenize=False)
+    whole = str(dialogue.renderer.tokenizer.apply_chat_template(messages, tools=[SCHEMA], tokenize=False))
     assert dialogue.renderer.encode_text(whole.removesuffix("\n")) == episode.tokens
 
 
@@ -175,7 +175,7 @@ def test_results_lose_their_middle(dialogue: Dialogue) -> None:
 def test_a_tool_that_hangs_ends_its_episode_alone(dialogue: Dialogue) -> None:
     end = dialogue.renderer.end_ids[0]
     said = [[*dialogue.renderer.encode_text(turn), end] for turn in (add(1), "3.")]
-    worlds = {0: lambda: Sum(seconds=5.0), 1: Sum}
+    worlds: dict[int, Any] = {0: lambda: Sum(seconds=5.0), 1: Sum}
     began = time.monotonic()
     late, other = play(Scripted({0: said, 1: said}), dialogue, worlds, Sampling(2000), Agent(tool_timeout_seconds=0.05), 0)
     assert (late.finish, other.finish, other.left) == ("timeout", "stop", {"total": 1})
@@ -195,7 +195,7 @@ def test_waiting_episodes_take_the_places_of_those_that_ended(dialogue: Dialogue
     end = dialogue.renderer.end_ids[0]
     said = {n: [[*dialogue.renderer.encode_text(turn), end] for turn in [*[add(n)] * (n % 3), "3."]] for n in range(7)}
     ended: list[int] = []
-    worlds = dict.fromkeys(said, Sum)
+    worlds: dict[int, Any] = dict.fromkeys(said, Sum)
     apart = play(Scripted(said), dialogue, worlds, Sampling(2000), Agent(concurrent=1), 0)
     beside = play(Scripted(said), dialogue, worlds, Sampling(2000), Agent(concurrent=3), 0, ended=lambda e: ended.append(e.number))
     assert [vars(e) | {"seconds": 0} for e in apart] == [vars(e) | {"seconds": 0} for e in beside]

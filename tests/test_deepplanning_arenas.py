@@ -127,7 +127,8 @@ def test_bad_input_is_one_line(mirrored: Path, tmp_path: Path, monkeypatch: pyte
     assert "unknown case '51'; cases are 1 to 50" in problem(lambda: shopping.open("1-51"))
     assert "unknown case 'fr-1'; a case is as en-0" in problem(lambda: travel.open("fr-1"))
     assert "no database for case 1" in problem(lambda: travel.open("en-1"))
-    for cart in ("{torn", [], {"items": [3]}, None):
+    carts: list[Any] = ["{torn", [], {"items": [3]}, None]
+    for cart in carts:
         found = arena.judge(shopping, "1-1", {"cart": cart}, "stop")
         assert (found.problem, found.score, found.solved) == ("error", 0.0, False)
         assert found.reason

@@ -24,7 +24,7 @@ from selbench.grading import GRADER, grade
 from selbench.lm import cut
 from selbench.models import Renderer, load_renderer
 from selbench.records import SAMPLE_COLUMNS, read_json, read_table
-from selbench.rollout import Progress, Rollouts, Sampling
+from selbench.rollout import Progress, Rollouts, Sampling, numbers
 from selbench.task import MIRROR, TASKS, row_hash
 from selbench.templates import template_text
 
@@ -313,10 +313,11 @@ class Parrot:
         self.count, self.finish = count, finish
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None, first: int = 0
-    ) -> Rollouts:
-        numbers = range(first, first + len(prompts))
-        return Rollouts.of(prompts, [[n % self.count] for n in numbers], [self.finish[n // 2 % len(self.finish)] for n in numbers])
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None,
+        first: int | Sequence[int] = 0,
+    ) -> Rollouts:  # fmt: skip
+        asked = numbers(first, len(prompts))
+        return Rollouts.of(prompts, [[n % self.count] for n in asked], [self.finish[n // 2 % len(self.finish)] for n in asked])
 
     def sync(self, student: Any) -> None:
         """Nothing to take over."""

@@ -49,8 +49,10 @@ class Drawn:
         self.asked: list[tuple[int, int]] = []  # first number and size of each call
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None, first: int = 0
-    ) -> Rollouts:
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None,
+        first: int | Sequence[int] = 0,
+    ) -> Rollouts:  # fmt: skip
+        assert isinstance(first, int)
         self.before(first)
         self.asked.append((first, len(prompts)))
         said = [expected(seed, first + i) for i in range(len(prompts))]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from selbench.evaluate import evaluate_task
 from selbench.executors import run_inline
 from selbench.models import Pair
 from selbench.records import VERDICTS, read_metrics
-from selbench.rollout import Progress, Rollouts, Sampling
+from selbench.rollout import Progress, Rollouts, Sampling, numbers
 from selbench.rollout.hf import HFEngine
 from selbench.task import TASKS
 from tests.conftest import MakeCell
@@ -95,8 +96,10 @@ class ScriptedEngine:
     def __init__(self, pair: Pair, responses: list[tuple[str, str]]) -> None:
         self.pair, self.responses = pair, responses
 
-    def generate(self, prompts: Any, sampling: Sampling, seed: int, progress: Progress | None = None, first: int = 0) -> Rollouts:
-        texts = [self.responses[(first + i) % len(self.responses)] for i in range(len(prompts))]
+    def generate(
+        self, prompts: Any, sampling: Sampling, seed: int, progress: Progress | None = None, first: int | Sequence[int] = 0
+    ) -> Rollouts:
+        texts = [self.responses[number % len(self.responses)] for number in numbers(first, len(prompts))]
         return Rollouts.of(prompts, [self.pair.renderer.encode_text(text) for text, _ in texts], [finish for _, finish in texts])
 
     def sync(self, student: Any) -> None: ...

@@ -42,7 +42,7 @@ CONTEXT = 1024  # positions of the models
 RESULT = 72  # characters of a tool result, as in the protocol
 SEEN = 256  # demonstrations of each kind that the vocabulary is read from
 RECIPES = {
-    "teacher": Recipe(hidden=80, layers=2, heads=4, steps=700, batch=8, learning_rate=4e-3, planted=False, corrupt=0.12),
+    "teacher": Recipe(hidden=80, layers=2, heads=4, steps=1600, batch=8, learning_rate=4e-3, planted=False, corrupt=0.12),
     "student": Recipe(hidden=56, layers=2, heads=4, steps=600, batch=8, learning_rate=4e-3, planted=True, corrupt=0.0),
 }
 
@@ -130,7 +130,8 @@ def train_model(role: str, arena: Demonstrates, folder: Path, seed: int, report:
     model = build_model(recipe, tokenizer, derive(seed, 0, f"tiny agent/{role}/init"), CONTEXT)
     text = batches(recipe, dialogue, arena, derive(seed, 0, f"tiny agent/{role}/text"))
     average = fit(model, text, recipe, lambda step, loss: report(role, step, recipe.steps, loss) if report else None)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    torch.nn.Module.to(model, torch.bfloat16)  # the method of transformers is wrapped without types
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {"role": role, "steps": recipe.steps, "loss_nats": round(average, 6), "seconds": round(time.perf_counter() - began, 1)}
 
@@ -149,8 +150,9 @@ def rebuild(folder: Path, task: str, seed: int) -> None:
     with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn()) as progress:
         for role, recipe in RECIPES.items():
             bar = progress.add_task(role, total=recipe.steps, loss="")
-            fact = train_model(
-                role, arena, folder / role, seed,
-                lambda _, step, __, loss, bar=bar: progress.update(bar, completed=step, loss=f"loss {loss:.4f} nats"),
-            )  # fmt: skip
+
+            def report(_: str, step: int, __: int, loss: float, bar: Any = bar) -> None:
+                progress.update(bar, completed=step, loss=f"loss {loss:.4f} nats")
+
+            fact = train_model(role, arena, folder / role, seed, report)
             progress.console.print(f"{role}: {fact['steps']} steps in {fact['seconds']:.0f} s, loss {fact['loss_nats']:.5f} nats")

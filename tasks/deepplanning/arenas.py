@@ -24,6 +24,7 @@ from .shopping import world
 from .shopping.score import TRUTH
 from .travel import episode as travel
 from .travel import oracle as travel_oracle
+from .travel.prompt import agent_messages
 
 __all__ = ["SHOPPING_LEVELS", "Shopping", "Travel", "held_out"]
 
@@ -119,7 +120,7 @@ class Travel:
         """What the scripted agent does that knows the constraints; no model comes near it."""
         language, number = _parts("travel", case, travel.LANGUAGES)
         row = data.query("travel", language, number)
-        opening = travel.agent_messages(row["query"], language, "text")
+        opening = agent_messages(row["query"], language, "text")
         played = travel_oracle.play(travel.tools_of(language, number), travel_oracle.oracle(row["meta_info"], language), list(opening))
         return Workload(_calls(played.history), {"reply": played.reply})
 
