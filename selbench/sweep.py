@@ -162,15 +162,19 @@ def _train_and_evaluate(job: Job, folder: Path, device: str, rates: dict[str, An
 
 
 def _train(cell: Cell, folder: Path, pair: Pair, prompts: PromptSet, allowance: Allowance | None) -> None:
-    from selbench.diagnose.template import probe_prompts, special_token_gaps
+    from selbench.diagnose.template import greedy_episodes, probe_prompts, special_token_gaps
     from selbench.loop import train
     from selbench.rollout.choose import facts_of, open_engine
 
     if folder.joinpath("trained.json").exists():
         raise UserError(f"{folder}: holds the records of another protocol content; delete it or use another --output")
     training = cell.protocol.training
-    asked = [*prompts_of_step(prompts, cell.seed, 1, min(4, training.prompts_per_step)), *probe_prompts()]
-    gaps = special_token_gaps(pair, asked, max_tokens=min(128, training.max_response_tokens), marks=cell.protocol.loss.special_token_mask)
+    asked, marks = prompts_of_step(prompts, cell.seed, 1, min(4, training.prompts_per_step)), cell.protocol.loss.special_token_mask
+    if asked[0].world:
+        played = greedy_episodes(pair, asked, min(1024, training.max_response_tokens), cell.protocol.agent)
+        gaps = special_token_gaps(pair, asked, rollouts=played, marks=marks)
+    else:
+        gaps = special_token_gaps(pair, [*asked, *probe_prompts()], max_tokens=min(128, training.max_response_tokens), marks=marks)
     write_json(folder / "passport.json", {**read_json(folder / "passport.json"), "template_gaps": gaps.content()})
     print("\n".join(gaps.lines()), file=sys.stderr)
     engine = open_engine(cell.protocol, pair, training=True)

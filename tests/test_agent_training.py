@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,9 @@ def test_what_is_distilled_is_what_the_student_wrote(protocol: Protocol, pair: P
         own = pair.renderer.tokenizer.decode(rows.token[rows.sequence == i].tolist())
         read = pair.renderer.tokenizer.decode([t for t, m in zip(tokens, mask, strict=True) if not m])
         assert "<tool_call>" in own
-        assert "<tool_call>" not in read
-        assert "<|tool|>" in read
-        assert "<|tool|>" not in own
-        assert "<|user|>" not in own
-        assert own.count("<|end|>") == mask.count(1) - len(
-            [t for t, m in zip(tokens, mask, strict=True) if m and t not in pair.renderer.end_ids]
-        )
+        assert not [role for role in ("<|tool|>", "<|user|>", "<|assistant|>", "<|system|>", "<|tools|>") if role in own]
+        assert "<|tool|>" in read  # it may quote a call that could not be read
+        assert read.count("<|assistant|>") == sum(now > before for before, now in pairwise(mask))  # one head before every turn
     assert rollouts.sample == tuple(range(4))
     assert rollouts.facts["agent_calls"] > 1
 
@@ -98,7 +95,7 @@ def test_a_run_leaves_a_leaderboard(run: Path, protocol: Protocol) -> None:
     board = leaderboard.collect(run)
     assert board.problems == []
     rows = json.loads(leaderboard.render(board, "json"))["rows"]
-    assert {"full", "random", "tip_q3"} <= {row["strategy"] for row in rows}
+    assert {"full-v1@1", "random-v1@0.1", "tip_q3-v1@0.1"} <= {row["strategy"] for row in rows}
     for folder in [run / "tiny-agent" / "base-student", *(run / "tiny-agent").glob("*/seed0")]:
         meta, samples = read_json(folder / "eval/shop_tiny/meta.json"), read_table(folder / "eval/shop_tiny/samples.parquet")
         assert len(samples) == 4

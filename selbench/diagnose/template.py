@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from selbench.rollout import Rollouts
+    from selbench.settings import Agent
 
-__all__ = ["LARGE", "PROBES", "Gap", "Gaps", "greedy_rollouts", "probe_prompts", "report_pair", "special_token_gaps"]
+__all__ = ["LARGE", "PROBES", "Gap", "Gaps", "greedy_episodes", "greedy_rollouts", "probe_prompts", "report_pair", "special_token_gaps"]
 
 LARGE = 5.0  # nats: the teacher gives the token less than 1/148 of the student's probability
 PROBES = ("3+4", "12+5", "20+22", "7+8")  # short answers, so that responses reach their end; the embedded pair reads them too
@@ -103,6 +104,17 @@ def greedy_rollouts(pair: Pair, problems: Sequence[str], max_tokens: int) -> Rol
 
     engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id)
     return engine.generate([pair.renderer.encode(problem) for problem in problems], Sampling(max_tokens, temperature=0), 0)
+
+
+def greedy_episodes(pair: Pair, prompts: Sequence[Prompt], max_tokens: int, limits: Agent | None) -> Rollouts:
+    """The student's greedy episodes in the worlds of the prompts, at most `max_tokens` after each opening."""
+    from selbench.rollout import Sampling
+    from selbench.rollout.agent import draw_episodes
+    from selbench.rollout.hf import HFEngine
+
+    engine = HFEngine(pair.student, end_ids=pair.renderer.end_ids, pad_id=pair.renderer.pad_id)
+    worlds = {number: world for number, prompt in enumerate(prompts) if (world := prompt.world)}
+    return draw_episodes(engine, pair.renderer, worlds, Sampling(max_tokens, temperature=0), limits, 0)
 
 
 def special_token_gaps(
