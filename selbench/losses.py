@@ -169,7 +169,7 @@ def _formula(
     cost = DIVERGENCES[kind](Node(cool, warm, token), **options)
     if not differentiate:
         return cost.value, None
-    return cost.value, student.unfinish(cost.gradient() * (weight / temperature).unsqueeze(-1).to(z.dtype), logits)
+    return cost.value, student.unfinish(cost.gradient().mul_((weight / temperature).unsqueeze(-1).to(z.dtype)), logits)
 
 
 @cache

@@ -19,7 +19,7 @@ PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("*/plan.json"
 MODELS = ROOT / "results" / "models"
 MEASURED = [
     ("step", "step-152k", step_report.markdown), ("rivals", "step-152k-rivals", step_report.markdown),
-    ("all", "step-152k-all", step_report.markdown), ("select", "select", select.markdown), ("loop", "loop", loop.markdown),
+    ("real", "step-real", step_report.markdown), ("select", "select", select.markdown), ("loop", "loop", loop.markdown),
 ]  # fmt: skip
 
 
