@@ -42,7 +42,7 @@ CONTEXT = 1024  # positions of the models
 RESULT = 72  # characters of a tool result, as in the protocol
 SEEN = 256  # demonstrations of each kind that the vocabulary is read from
 RECIPES = {
-    "teacher": Recipe(hidden=80, layers=2, heads=4, steps=1600, batch=8, learning_rate=4e-3, planted=False, corrupt=0.12),
+    "teacher": Recipe(hidden=80, layers=2, heads=4, steps=700, batch=8, learning_rate=4e-3, planted=False, corrupt=0.12),
     "student": Recipe(hidden=56, layers=2, heads=4, steps=600, batch=8, learning_rate=4e-3, planted=True, corrupt=0.0),
 }
 
