@@ -91,6 +91,7 @@ def test_an_episode_does_not_depend_on_those_beside_it(pair: Pair, protocol: Pro
     assert tokens(1, [2]) == {2: beside[2]}
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_leaderboard(run: Path, protocol: Protocol) -> None:
     board = leaderboard.collect(run)
     assert board.problems == []
@@ -105,6 +106,7 @@ def test_a_run_leaves_a_leaderboard(run: Path, protocol: Protocol) -> None:
         assert len(list(read_episodes(folder / "eval/shop_tiny" / EPISODES))) == 4
 
 
+@pytest.mark.slow
 def test_a_run_records_its_episodes(run: Path) -> None:
     for folder in (run / "tiny-agent").glob("*/seed0"):
         steps = read_metrics(folder / "metrics.jsonl")
@@ -115,6 +117,7 @@ def test_a_run_records_its_episodes(run: Path) -> None:
         assert len(tokens[tokens["step"] == 1]) == steps[0]["tokens"]
 
 
+@pytest.mark.slow
 def test_the_teacher_shops_and_the_student_errs(run: Path) -> None:
     scores = {role: read_json(run / "tiny-agent" / f"base-{role}/eval/shop_tiny/meta.json")["accuracy"] for role in ("teacher", "student")}
     assert scores["teacher"] > scores["student"]
