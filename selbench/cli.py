@@ -76,6 +76,7 @@ def run(
     address: Annotated[str, typer.Option(help="Ray cluster.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, hf or vllm: what draws rollouts and answers (default: the protocol's).")] = None,
+    tracker: Annotated[str | None, typer.Option(help="Comma-separated: wandb, trackio, mlflow, beside metrics.jsonl.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan, its memory and its time, and stop.")] = False,
     gpu: Annotated[str | None, typer.Option(help="With --dry-run: plan for this GPU, as in h100 or rtx4090.")] = None,
     memory_limit: Annotated[str | None, typer.Option(help="Of each cell, as in 6GiB: fits how it is executed, not what comes out.")] = None,
@@ -83,12 +84,13 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="The leaderboard as JSON on standard output.")] = False,
 ) -> None:
     """Train every strategy on every pair and seed, evaluate, print the leaderboard. Finished cells are never run again."""
-    from selbench import devices, execution, forecast, plan
+    from selbench import devices, execution, forecast, plan, trackers
     from selbench.config import load_protocol
     from selbench.models import pair_settings
     from selbench.rollout.choose import engine_for
 
     plug(plugin)
+    trackers.choose(words(tracker))
     if executor not in ("local", "inline", "ray"):
         raise ConfigError(f"--executor {executor!r}: local, inline or ray")
     if gpu and not dry_run:

@@ -20,6 +20,7 @@ from selbench.records import write_json
 from selbench.registry import PLUGINS
 from selbench.rollout import EngineError
 from selbench.sweep import Job, job_folder, work
+from selbench.trackers import ASKED
 
 Allowances = Mapping[str, Allowance]
 NOTHING: Allowances = {}
@@ -213,7 +214,7 @@ def run_ray(
     import ray
 
     ray.init(address=address, log_to_driver=False)
-    environment = {**thread_environment(os.cpu_count() or 1), PLUGINS: os.environ.get(PLUGINS, "")}
+    environment = {**thread_environment(os.cpu_count() or 1), **{name: os.environ.get(name, "") for name in (PLUGINS, ASKED)}}
     task = ray.remote(_ray_job).options(
         num_cpus=1, num_gpus=1 if device == "cuda" else 0, max_retries=0, runtime_env={"env_vars": environment}
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,27 +33,30 @@ __all__ = ["Backbone", "NonFiniteStep", "Observer", "Step", "distil_step", "trai
 
 # (prompts, rollouts, rows, kept (N,) bool) -> floats for the step's record, and a planted label per row where truth is known
 Observer = Callable[[Sequence[Prompt], Rollouts, Rows, Tensor], tuple[dict[str, float], list[int] | None]]
+Track = Callable[[Mapping[str, Any]], None]
 PICTURED = ("student_entropy", "reverse_kl")  # signals kept for every token of the first and the last step, whatever the strategy
 
 
 def train(
     cell: Cell, pair: Pair, engine: Engine, prompts: Sequence[Prompt], folder: Path, observe: Observer,
-    allowance: Allowance | None = None,
+    allowance: Allowance | None = None, track: Track | None = None,
 ) -> None:  # fmt: skip
     """Train one cell: metrics.jsonl, selection.parquet, tokens.parquet and checkpoint/ in `folder`. Goes on from the last checkpoint.
 
     allowance: how it is executed; what is predicted of it is held against what is measured in the second step (memory.json).
+    track: is shown the record of each step, once it is on disk.
     On CPU an interrupted and resumed run ends in the same bits as an uninterrupted one. Raises NonFiniteStep.
     """
     require_context(cell, pair, prompts)
     shape, settings = shape_of(pair.student), cell.protocol.training
     with fitting_threads(shape.hidden_size, shape.intermediate_size, settings.prompts_per_step * settings.samples_per_prompt):
-        _steps(cell, pair, engine, prompts, folder, observe, allowance or Allowance())
+        _steps(cell, pair, engine, prompts, folder, observe, allowance or Allowance(), track)
 
 
 def _steps(
-    cell: Cell, pair: Pair, engine: Engine, prompts: Sequence[Prompt], folder: Path, observe: Observer, allowance: Allowance
-) -> None:
+    cell: Cell, pair: Pair, engine: Engine, prompts: Sequence[Prompt], folder: Path, observe: Observer, allowance: Allowance,
+    track: Track | None,
+) -> None:  # fmt: skip
     assert pair.teacher is not None
     settings = cell.protocol.training
     on_gpu = pair.device.type == "cuda"
@@ -108,6 +111,8 @@ def _steps(
             record = {"step": step, "learning_rate": rate, **done.record, **gap, **rollouts.facts, **observed, **cost, **halved}
             measured = {"seconds": clock.seconds, "peak_bytes": clock.peaks, "peak_memory_bytes": clock.peak or peak_memory()}
             append_line(folder / "metrics.jsonl", {**record, **measured})
+            if track:
+                track({**record, **measured})
             if step == 2:  # Adam's moments are there from now on
                 report(folder, allowance, clock.peaks, done.execution)
         how = done.execution

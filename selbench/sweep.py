@@ -33,6 +33,7 @@ from selbench.provenance import passport, reset_peak_memory
 from selbench.records import BASE, is_done, read_json, write_json, write_text
 from selbench.seeding import derive
 from selbench.task import TASKS, pools_of
+from selbench.trackers import trackers_of
 
 if TYPE_CHECKING:
     from selbench.execution import Allowance
@@ -178,7 +179,8 @@ def _train(cell: Cell, folder: Path, pair: Pair, prompts: PromptSet, allowance: 
     write_json(folder / "passport.json", {**read_json(folder / "passport.json"), "template_gaps": gaps.content()})
     print("\n".join(gaps.lines()), file=sys.stderr)
     engine = open_engine(cell.protocol, pair, training=True)
-    train(cell, pair, engine, prompts, folder, observer(pair.spec, pair.renderer), allowance)
+    with contextlib.closing(trackers_of(cell, folder)) as trackers:
+        train(cell, pair, engine, prompts, folder, observer(pair.spec, pair.renderer), allowance, trackers.log)
     note_engine(folder, "training", facts_of(engine))
     engine.close()
 

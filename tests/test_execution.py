@@ -296,10 +296,13 @@ def test_a_run_tells_what_it_took_and_how(tmp_path: Path, tiny_pair: Pair, make_
     def observe(*_: Any) -> tuple[dict[str, float], None]:
         return {}, None
 
-    train(cell, tiny_pair, engine, load_prompts("selbench:tiny/prompts.jsonl"), tmp_path, observe, Allowance(how, {"distil": 10**9}))
+    shown: list[Any] = []
+    prompts, allowance = load_prompts("selbench:tiny/prompts.jsonl"), Allowance(how, {"distil": 10**9})
+    train(cell, tiny_pair, engine, prompts, tmp_path, observe, allowance, shown.append)
     assert json.loads((tmp_path / "execution.json").read_text())["micro_batch"] == 2
     assert json.loads((tmp_path / "memory.json").read_text())["phases"]["distil"]["measured_bytes"] > 10**7
     rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert shown == rows
     for row in rows:
         phases_of_a_step = {"rollout", "teacher", "score", "select", "distil", "optimiser", "sync", "observe", "checkpoint"}
         assert row["seconds"].keys() == row["peak_bytes"].keys() == phases_of_a_step
