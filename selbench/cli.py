@@ -10,7 +10,7 @@ import typer
 
 from selbench import cli_bench, cli_calibration  # noqa: F401  # they add their verbs to `bench`
 from selbench.cli_agent import agent
-from selbench.cli_answers import Plugins, bench, check_overlap, device_at_hand, eval_, grade, plug, words
+from selbench.cli_answers import Plugins, bench, check_overlap, device_at_hand, eval_, grade, plug, seed_numbers, words
 from selbench.cli_export import export
 from selbench.cli_plan import plan_
 from selbench.cli_publish import publish, replay, verify
@@ -42,18 +42,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("selbench: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
-
-
-def _seeds(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    seeds: list[int] = []
-    for word in words(text) or []:
-        low, dash, high = word.partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
-            raise ConfigError(f"--seeds {text!r}: {word!r} is not a number or a range such as 0-4")
-        seeds += range(int(low), int(high if dash else low) + 1)
-    return seeds
 
 
 @app.command()
@@ -102,7 +90,7 @@ def run(
     overrides += [f"engine={engine}"] if engine else []
     entry = {"name": plan.adhoc_name(teacher, student), "teacher": teacher, "student": student} if teacher and student else pair
     protocol = load_protocol(
-        name, overrides, also=plan.name_problems, beneath=pair_settings, strategies=words(strategies), seeds=_seeds(seeds),
+        name, overrides, also=plan.name_problems, beneath=pair_settings, strategies=words(strategies), seeds=seed_numbers(seeds),
         budget=budget, tasks=words(tasks), prompts=prompts, pairs=[entry] if entry else None,
     )  # fmt: skip
     root = output / protocol.name

@@ -10,7 +10,7 @@ import typer
 
 from selbench.errors import ConfigError
 
-__all__ = ["Plugins", "bench", "check_overlap", "device_at_hand", "eval_", "grade", "plug", "words"]
+__all__ = ["Plugins", "bench", "check_overlap", "device_at_hand", "eval_", "grade", "plug", "seed_numbers", "words"]
 
 bench = typer.Typer(help="Side-by-side benchmarks against other libraries.", no_args_is_help=True)
 
@@ -28,6 +28,19 @@ def plug(plugins: list[Path] | None) -> None:
 def words(text: str | None) -> list[str] | None:
     """A comma-separated option as a list; None where it was not given."""
     return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def seed_numbers(text: str | None) -> list[int] | None:
+    """`0,1,2` or `0-4` as numbers; None where it was not given. Raises ConfigError."""
+    if text is None:
+        return None
+    seeds: list[int] = []
+    for word in words(text) or []:
+        low, dash, high = word.partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise ConfigError(f"--seeds {text!r}: {word!r} is not a number or a range such as 0-4")
+        seeds += range(int(low), int(high if dash else low) + 1)
+    return seeds
 
 
 def device_at_hand() -> str:
