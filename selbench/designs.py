@@ -149,7 +149,7 @@ def from_runs(
     ]  # fmt: skip
     if problems:
         raise ConfigError(*problems)
-    reader = Reader(folder, plan["fingerprint"])
+    reader = Reader(folder, plan)
     places = [(p, t) for p in sorted(plan["pairs"]) for t in plan["tasks"] if p == (pair or p) and t == (task or t)]
     settings = [_setting(folder, reader, plan, p, t, strategy, power) for p, t in places]
     if reader.problems:

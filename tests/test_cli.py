@@ -43,7 +43,7 @@ def problems(*arguments: str, cwd: Path | None = None) -> list[str]:
         (["--tasks", "arithmetics"], "unknown task 'arithmetics': did you mean arithmetic?"),
         (["--seeds", "0,1,0"], "0 is given more than once"),
         (["--seeds", "a"], "is not a number or a range"),
-        (["--pair", "tinny"], "unknown pair 'tinny': did you mean tiny?"),
+        (["--pair", "tinny"], "unknown pair 'tinny': did you mean tiny or tiny-agent?"),
         (["tinier"], "unknown protocol 'tinier'"),
         (["training.stepz=3"], "unknown key 'training.stepz': did you mean steps"),
         (["training.steps=0"], "training.steps = 0"),

@@ -358,7 +358,7 @@ def test_evaluation_after_a_crash_loads_base_and_adapter(tmp_path: Path, monkeyp
     cell = secret(tmp_path, monkeypatch, make_cell, adapter=True)
     sweep.work(cell, tmp_path / "whole", "cpu")
 
-    def die(*_: Any) -> None:
+    def die(*_: Any, **__: Any) -> None:
         raise Interrupted
 
     with monkeypatch.context() as patch:
