@@ -24,7 +24,24 @@ torch.set_num_threads(1)
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 MakeCell = Callable[..., Cell]
+LONGEST = (
+    "test_sweep",
+    "test_cli",
+    "test_grading",
+    "test_prompts",
+    "test_bench_rollout",
+    "test_self_distillation",
+    "test_bench_select",
+    "test_plan",
+    "test_bench_step",
+)  # of the files; they begin, so that no process ends long after the others
 LOSSES: list[str] = list(get_args(Loss.model_fields["kind"].annotation))  # those that a protocol may train with
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of LONGEST first, all else in its order."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture
