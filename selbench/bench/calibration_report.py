@@ -7,7 +7,7 @@ from typing import Any
 
 from selbench.bench.calibration import LADDER
 
-__all__ = ["figure", "render", "worst"]
+__all__ = ["figure", "markdown", "render", "worst"]
 
 LEAST = 55  # per cent: what covers less often is drawn at the edge
 
@@ -40,6 +40,15 @@ def render(found: dict[str, Any]) -> None:
         console.print(
             f"{case['noise']}, {case['size']}, {case['seeds']} seeds: {100 * false:.1f} % false families, {100 * apart:.1f} % covered"
         )
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Coverage and false claims as one table; lowest and highest of all cases in which strategies are equally noisy."""
+    lines = ["| over simulated tables | wanted % | lowest % | highest % |", "| --- | ---: | ---: | ---: |"]
+    for kind, what, wanted in (("coverage", "interval that holds the truth", "95"), ("false", "family with a false claim", "at most 5")):
+        for name, (low, high) in worst(found, kind).items():
+            lines.append(f"| {what}: {name} | {wanted} | {100 * low:.1f} | {100 * high:.1f} |")
+    return "\n".join(lines)
 
 
 def figure(found: dict[str, Any], path: Path) -> None:
