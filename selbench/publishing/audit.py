@@ -21,7 +21,7 @@ from selbench.errors import RecordError, UserError
 from selbench.estimate import Shape
 from selbench.ledger import ledger_of
 from selbench.publishing.layout import Expected, expected
-from selbench.records import SAMPLE_COLUMNS, is_done, read_json, read_metrics, read_table
+from selbench.records import SAMPLE_COLUMNS, is_done, read_json, read_metrics, read_table, worth
 from selbench.task import MIRROR, TASKS, row_hash
 
 __all__ = ["Audit", "audit", "summary"]
@@ -166,7 +166,7 @@ def _evaluation(place: Path, task: str, config: Mapping[str, Any], passport: Map
     found.answers.update(graders)
     facts = passport.get("tasks", {}).get(task) or {}
     said = {
-        "accuracy": int((rows["verdict"] == "correct").sum()) / max(len(rows), 1), "tokens": int(rows["tokens"].sum()),
+        "accuracy": float(worth(rows).sum()) / max(len(rows), 1), "tokens": int(rows["tokens"].sum()),
         "grader": "/".join(sorted(graders)), "task": "/".join(sorted(set(rows["task"]))),
         "seed": passport.get("seed") or 0, "rows_sha256": facts.get("rows_sha256"), "version": facts.get("version"),
     }  # fmt: skip
@@ -174,7 +174,7 @@ def _evaluation(place: Path, task: str, config: Mapping[str, Any], passport: Map
     if evaluation.get("template") is None:
         said["prompt_sha256"] = passport.get("prompt_sha256")
     for name, value in said.items():
-        if meta.get(name) != value:
+        if any(_unequal(meta.get(name), value, name)):
             yield f"{where}meta.json: {name} is {_brief(meta.get(name))}, from the records {_brief(value)}"
     if meta.get("settings") != evaluation:
         yield f"{where}meta.json: settings are not those of config.yaml"
@@ -183,10 +183,11 @@ def _evaluation(place: Path, task: str, config: Mapping[str, Any], passport: Map
         yield f"{where}samples.parquet: a problem has two texts or two gold answers"
     if found.questions.setdefault(task, asked) != asked:
         yield f"{where}samples.parquet: other questions than in the first run of this task"
-    whole = evaluation.get("problems") is None
+    acted = "score" in rows  # judged by what was done: its records hold no gold answer to hold against the task's
+    whole = evaluation.get("problems") is None and not acted
     if whole and facts and row_hash([dict(zip(("id", "problem", "answer"), q, strict=True)) for q in asked]) != facts.get("rows_sha256"):
         yield f"{where}samples.parquet: not the questions whose hash is in passport.json"
-    found.versions.setdefault(task, facts.get("version"))
+    found.versions.setdefault(task, None if acted else facts.get("version"))
 
 
 def _task_rows(found: Audit) -> Iterator[str]:

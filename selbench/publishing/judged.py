@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selbench.errors import UserError
 from selbench.grading import GRADER, Grade, grade_many
 from selbench.publishing.layout import expected
-from selbench.records import read_json, read_table, write_json, write_table
+from selbench.records import EPISODES, read_json, read_table, write_json, write_table
 
-__all__ = ["Judged", "contradictions", "grading_seconds", "judge_again", "rewrite"]
+__all__ = ["Judged", "contradictions", "episodes_again", "grading_seconds", "judge_again", "rewrite"]
 
 ATTEMPTS = ("timeout", "error")  # depend on the machine's load: neither side of such a difference is wrong
+CLOSE = 1e-9  # of mean scores
 FIELDS = ("verdict", "extracted", "method", "grader")
 
 
@@ -46,7 +48,8 @@ def judge_again(folder: Path, plan: Mapping[str, Any], timeout: float, progress:
     timeout: seconds for one comparison, the protocol's. A verdict that was or is a timeout or an error counts as moved only where
     the record is an older grader's or the new verdict is a decided one.
     """
-    files = [f"{run.folder}/eval/{task}/samples.parquet" for run in expected(plan) for task in plan["tasks"]]
+    places = [f"{run.folder}/eval/{task}" for run in expected(plan) for task in plan["tasks"]]
+    files = [f"{place}/samples.parquet" for place in places if not (folder / place / EPISODES).exists()]
     rows = [(name, place, row) for name in files for place, row in enumerate(read_table(folder / name).to_dict("records"))]
     grades = grade_many([(row["response"], row["gold"], row["finish"] == "length") for *_, row in rows], timeout=timeout, progress=progress)
     moved = []
@@ -64,6 +67,26 @@ def grading_seconds(folder: Path, plan: Mapping[str, Any]) -> float:
     """The protocol's time limit for one comparison."""
     run, task = expected(plan)[0], plan["tasks"][0]
     return float(read_json(folder / run.folder / "eval" / task / "meta.json")["settings"]["grader_timeout_seconds"])
+
+
+def episodes_again(folder: Path, plan: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Stored episodes judged by their own task: a sentence for each evaluation that says otherwise, and for each that cannot be judged
+    here (another version of the judge, or its database is not at hand)."""
+    from selbench.arena import played_below, rescore
+
+    wrong, unjudged = list[str](), list[str]()
+    for place in played_below([folder / run.folder for run in expected(plan)]):
+        name = (place / "samples.parquet").relative_to(folder).as_posix()
+        try:
+            found = rescore(place)
+        except UserError as error:
+            unjudged.append(f"{name}: {error.problems[0]}")
+            continue
+        if set(read_table(place / "samples.parquet")["grader"]) != {found["grader"]}:
+            unjudged.append(f"{name}: not by {found['grader']}")
+        elif found["moved"] or abs(found["score"] - found["score_before"]) > CLOSE:
+            wrong.append(f"{name}: {found['moved']} verdicts and the mean score are not those of {found['grader']}")
+    return wrong, unjudged
 
 
 def contradictions(moved: Sequence[Judged]) -> list[str]:

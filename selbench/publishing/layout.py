@@ -18,7 +18,7 @@ from typing import Any
 
 from selbench.errors import RecordError
 from selbench.leaderboard import FORMATS
-from selbench.records import BASE, SCHEMA, read_json
+from selbench.records import BASE, EPISODES, SCHEMA, read_json
 
 __all__ = [
     "MANIFEST", "TABLES", "Expected", "expected", "folder_beside", "hash_file", "manifest_text", "published_files", "read_manifest",
@@ -31,7 +31,7 @@ RUN_FILES = (  # never the checkpoints, nor trained.json, which says that they a
     "config.yaml", "passport.json", "metrics.jsonl", "selection.parquet", "tokens.parquet", "ledger.json", "execution.json", "memory.json",
     "engine.json", "DONE",
 )  # fmt: skip
-TASK_FILES = ("samples.parquet", "meta.json")
+TASK_FILES = ("samples.parquet", "meta.json", EPISODES)
 TABLES = tuple(f"leaderboard.{suffix}" for suffix in FORMATS.values())
 
 

@@ -13,7 +13,7 @@ from selbench import leaderboard
 from selbench.errors import ConfigError
 from selbench.outcomes import read_plan
 from selbench.publishing.audit import Audit, audit, summary
-from selbench.publishing.judged import Judged, contradictions, grading_seconds, judge_again, rewrite
+from selbench.publishing.judged import Judged, contradictions, episodes_again, grading_seconds, judge_again, rewrite
 from selbench.publishing.layout import MANIFEST, folder_beside, manifest_text, published_files
 from selbench.publishing.shown import Shown
 from selbench.publishing.verify import verify_folder
@@ -50,7 +50,8 @@ def publish(runs: Path, results: Path, *, allow_dirty: bool = False, quiet: bool
         found = audit(runs, plan)
         problems = [*found.problems, *_unread(runs, found), *([] if allow_dirty else _dirty(runs, found))]
         moved = [] if problems else judge_again(runs, plan, grading_seconds(runs, plan), shown.counter("answers"))
-        if problems := [*problems, *contradictions(moved)]:
+        acted = [] if problems else episodes_again(runs, plan)[0]
+        if problems := [*problems, *contradictions(moved), *acted]:
             raise ConfigError(*(f"{runs}: {problem}" for problem in problems))
         with folder_beside(target) as draft:
             changed = _fill(draft, runs, _as_published(plan, found), moved, shown)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from selbench.config import Cell, Protocol, sentence, stored_fingerprint
 from selbench.errors import ConfigError, UserError
 from selbench.publishing.differences import GIVEN, Level, first_difference, given, outcome
-from selbench.records import BASE, read_json, read_table
+from selbench.records import BASE, read_json, read_table, worth
 from selbench.stats import holm, paired_interval, sign_flip
 from selbench.strategy import STRATEGIES
 from selbench.sweep import Base, Job, fingerprint, job_folder
@@ -146,7 +146,7 @@ def paired(before: Path, now: Path, tasks: Sequence[str]) -> list[Paired]:
         shares = []
         for side in (before, now):
             rows = read_table(side / "eval" / task / "samples.parquet")
-            shares.append((rows["verdict"] == "correct").groupby(rows["problem"]).agg(["mean", "size"]))
+            shares.append(worth(rows).groupby(rows["problem"]).agg(["mean", "size"]))
         if not shares[0].index.equals(shares[1].index) or (shares[0]["size"] != shares[1]["size"]).any():
             return []
         found.append((task, shares[1]["mean"].to_numpy(float), shares[0]["mean"].to_numpy(float)))

@@ -15,10 +15,9 @@ from typing import Any
 
 from selbench import leaderboard
 from selbench.errors import ConfigError, UserError
-from selbench.grading import GRADER
 from selbench.outcomes import read_plan
 from selbench.publishing.audit import Audit, audit
-from selbench.publishing.judged import contradictions, grading_seconds, judge_again
+from selbench.publishing.judged import contradictions, episodes_again, grading_seconds, judge_again
 from selbench.publishing.layout import MANIFEST, TABLES, expected, hash_file, read_manifest, sorted_files
 
 __all__ = ["NOT_VERIFIABLE", "Report", "verify", "verify_folder"]
@@ -118,11 +117,13 @@ def _facts(found: Audit, plan: Mapping[str, Any], manifest: Mapping[str, Any]) -
 
 def _verdicts(report: Report, plan: Mapping[str, Any]) -> None:
     moved = judge_again(report.folder, plan, grading_seconds(report.folder, plan))
-    wrong = contradictions(moved)
+    acted, unjudged = episodes_again(report.folder, plan)
+    wrong = [*contradictions(moved), *acted]
     report.problems += wrong
     older = sum(not one.same_grader for one in moved)
     other = f"; {older} are of an older grader" if older else ""
-    report.lines.append(f"verdicts {len(wrong)} are not those of {GRADER}{other}")
+    report.lines.append(f"verdicts {len(wrong)} are not those of the grader{other}")
+    report.lines += [f"         not judged again: {sentence}" for sentence in unjudged]
 
 
 def _tables(report: Report) -> None:
