@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from selbench.bench import calibration_report, loop, select, step_report
+from selbench.bench import calibration_report, loop, rollout_report, select, step_report
 from selbench.bench.grading import markdown
 from selbench.eval_model import summary
 from selbench.leaderboard import FORMATS, collect, render
@@ -20,7 +20,7 @@ MODELS = ROOT / "results" / "models"
 MEASURED = [
     ("step", "step-152k", step_report.markdown), ("rivals", "step-152k-rivals", step_report.markdown),
     ("real", "step-real", step_report.markdown), ("select", "select", select.markdown), ("loop", "loop", loop.markdown),
-    ("calibration", "calibration", calibration_report.markdown),
+    ("calibration", "calibration", calibration_report.markdown), ("rollout", "rollout-tiny", rollout_report.rates),
 ]  # fmt: skip
 
 

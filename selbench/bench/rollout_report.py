@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["figure", "markdown", "render"]
+__all__ = ["figure", "markdown", "rates", "render"]
 
 EVEN = 0.03  # within this share of the best counts as the best, too
 COSTS: tuple[tuple[str, str, float, str], ...] = (  # quantity, its key, unit, form
@@ -108,16 +108,22 @@ def _title(found: Record) -> str:
     return f"{s['model']['source']}, {s['dtype']}, {place}, {s['rounds']} round{'s' * (s['rounds'] > 1)}, {ends}"
 
 
+def rates(found: Record) -> str:
+    """Generated tokens per second as a table for a page: median, and range over the rounds."""
+    return "\n".join(_piped(_rates(found), 0))
+
+
 def markdown(found: Record) -> str:
     """Both tables for a page, then the lines below them. Generated tokens per second: median, and range over the rounds."""
-
-    def table(rows: Rows, words: int) -> list[str]:
-        head, body = rows
-        rule = ["---:"] * 2 + ["---"] * words + ["---:"] * (len(head) - 2 - words)
-        return [f"| {' | '.join(line)} |" for line in (head, rule, *body)]
-
-    parts = [[_title(found)], table(_rates(found), 0), table(_costs(found), 1), [f"- {line}" for line in _lines(found)]]
+    parts = [[_title(found)], [rates(found)], _piped(_costs(found), 1), [f"- {line}" for line in _lines(found)]]
     return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _piped(rows: Rows, words: int) -> list[str]:
+    """words: columns of text after the first two."""
+    head, body = rows
+    rule = ["---:"] * 2 + ["---"] * words + ["---:"] * (len(head) - 2 - words)
+    return [f"| {' | '.join(line)} |" for line in (head, rule, *body)]
 
 
 def render(found: Record) -> None:
