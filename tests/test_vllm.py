@@ -112,6 +112,17 @@ def test_equal_prompts_share_their_cache_and_are_drawn_as_if_alone(tiny_pair: Pa
     assert together.tokens == tuple(engine.generate([prompt], Sampling(24), 5, first=i).tokens[0] for i in range(6))
 
 
+def test_prompts_beyond_one_step_s_tokens_are_drawn_alike(tiny_pair: Pair) -> None:
+    """More prompt tokens at once than vLLM reads in a step; the last responses are those that they are alone."""
+    prompts = prompts_of(tiny_pair, 900)
+    assert sum(map(len, prompts)) > 4096
+    engine = VLLMEngine(tiny_pair.student, end_ids=tiny_pair.renderer.end_ids, dtype="float32", room=ROOM, batch=len(prompts))
+    engine.sync(tiny_pair.student)
+    assert (
+        engine.generate(prompts, Sampling(4), 5).responses()[-20:] == engine.generate(prompts[-20:], Sampling(4), 5, first=880).responses()
+    )
+
+
 def test_a_skipped_sync_is_caught_before_anything_is_drawn(tiny_pair: Pair) -> None:
     engine = open_on(tiny_pair)
     optimiser = torch.optim.AdamW(tiny_pair.student.parameters(), lr=1e-6, fused=True)
