@@ -265,7 +265,7 @@ def test_failures_end_in_one_line(tiny_pair: Pair, monkeypatch: pytest.MonkeyPat
 def test_one_model_is_evaluated_by_either_engine(tmp_path: Path) -> None:
     """The same greedy answers, and the passport says whose they are; an engine that was named is a setting of the records."""
     tiny = PAIRS.get("tiny").student
-    words = ["eval", tiny, "--tasks", "arithmetic", "--greedy", "--problems", "12", "--max-tokens", "60", "--prompt", "none", "--quiet"]
+    words = ["eval", tiny, "--tasks", "arithmetic", "--greedy", "--problems", "12", "--max-tokens", "60", "--prompt", "plain", "--quiet"]
     answers = {}
     for engine in ("hf", "vllm"):
         done = CliRunner().invoke(app, [*words, "--engine", engine, "--output", str(tmp_path / engine)])
