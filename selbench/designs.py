@@ -30,9 +30,8 @@ MOST_SEEDS = 64
 SEED_POINTS, PROBLEM_POINTS = 1.0, 100 / 3
 ASSUMED = (
     "assumed, not measured: answers to problems of evenly spread difficulty vary by 1/6 a side (arithmetic); between problems a "
-    "difference varies by {problem:g} points (33.3, a variance of 1/9, is the example of Miller, arXiv:2411.00640, section 5; less for "
-    "strategies on one student; --problem-points), between training seeds by {seed:g} (ours: no paper of the shipped protocols says; "
-    "--seed-points)"
+    "difference varies by {problem:g} points (33.3, a variance of 1/9, unless given; less for strategies on one student; "
+    "--problem-points), between training seeds by {seed:g} (--seed-points); no paper of the shipped protocols says either"
 )
 
 

@@ -152,8 +152,9 @@ def _engine(
     name: str | None,
 ) -> tuple[Any, Any]:  # fmt: skip
     from selbench.models import PairSpec, identity, load_pair
+    from selbench.passes import shape_of
     from selbench.provenance import passport, usable_cores
-    from selbench.rollout.choose import engine_for, parameters_of, start_engine
+    from selbench.rollout.choose import engine_for, start_engine
 
     pair = load_pair(PairSpec(name or "model", source, source), model.model_dump(), device, teacher=False)
     renderer = pair.renderer
@@ -161,7 +162,8 @@ def _engine(
         from selbench.templates import template_text
 
         renderer = replace(renderer, template=template_text(evaluation.template))
-    kind = engine_for(shared.get("engine", "auto"), device, parameters_of(pair))
+    parameters = shape_of(pair.student).parameters
+    kind = engine_for(shared.get("engine", "auto"), device, parameters)
     room = evaluation.max_tokens
     if kind == "vllm":  # which wants to know before it starts
         asked = [row["problem"] for task in tasks if not task.arena for row in task.load()]
@@ -172,7 +174,7 @@ def _engine(
     write_text(folder / "config.yaml", yaml.safe_dump({**shared, "source": shown["source"]}, sort_keys=False))
     write_json(folder / "passport.json", passport(
         models={"student": shown}, engine=engine.name, device=device, seed=shared["seed"], prompt_sha256=renderer.sha256(),
-        rendered_example=renderer.text("1+1"), parameters=parameters_of(pair), usable_cores=usable_cores(),
+        rendered_example=renderer.text("1+1"), parameters=parameters, usable_cores=usable_cores(),
     ))  # fmt: skip
     return engine, renderer
 

@@ -193,7 +193,7 @@ def note_engine(folder: Path, part: str, facts: dict[str, Any]) -> None:
 
 def _write_identity(job: Job, folder: Path, pair: Pair, rates: dict[str, Any], prompts: PromptSet | None = None) -> None:
     """config.yaml and passport.json: what is run, and where, before anything is run. rates: what that machine can do."""
-    from selbench.rollout.choose import engine_for, parameters_of
+    from selbench.rollout.choose import engine_for
 
     content = job.model_dump(mode="json") if isinstance(job, Cell) else {"protocol": job.protocol.model_dump(mode="json"), "role": job.role}
     write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))
@@ -205,7 +205,7 @@ def _write_identity(job: Job, folder: Path, pair: Pair, rates: dict[str, Any], p
     renderer = pair.renderer
     facts = context_facts(pair) | passport(
         protocol=job.protocol.name, protocol_fingerprint=job.protocol.fingerprint(), seed=getattr(job, "seed", None),
-        engine=engine_for(job.protocol.engine, pair.device.type, parameters_of(pair)),
+        engine=engine_for(job.protocol.engine, pair.device.type, shape_of(pair.student).parameters),
         roofline=rates, models=models, prompt_sha256=renderer.sha256(), rendered_example=renderer.text("1+1"),
         training_prompts=prompts.report.identity() if prompts else None, grader=GRADER,
         tasks={name: TASKS.get(name).facts() for name in job.protocol.tasks},

@@ -16,6 +16,7 @@ import yaml
 
 from selbench import records
 from selbench.errors import UserError
+from selbench.publishing.layout import MANIFEST
 from selbench.report.sections import groups_of
 from selbench.report.viewer import KEY, PLACE, bank_of, chosen
 
@@ -42,7 +43,8 @@ class Told:
 
 
 def tell(folder: Path, *, rollouts: int, tokens: int, device: str, models: bool = True) -> Told:
-    """The rows for the rollouts that the report of `folder` shows; what is missing is computed with the pair's models and stored.
+    """The rows for the rollouts that the report of `folder` shows; what is missing is computed with the pair's models and stored, but
+    not in a published folder.
 
     rollouts, tokens: at most so many of each pair. models: False reads what an earlier report stored, and loads nothing.
     """
@@ -64,8 +66,9 @@ def tell(folder: Path, *, rollouts: int, tokens: int, device: str, models: bool 
         parts, missing = [*parts, found], [*missing, *sentences]
     if parts:
         stored = pd.concat([stored, *parts] if len(stored) else parts, ignore_index=True).drop_duplicates(KEY, keep="last")
-        with records.beside(path) as draft:
-            stored.to_parquet(draft, index=False, compression="zstd")
+        if not (folder / MANIFEST).exists():  # nothing is added to what was published
+            with records.beside(path) as draft:
+                stored.to_parquet(draft, index=False, compression="zstd")
     return Told(stored, missing)
 
 

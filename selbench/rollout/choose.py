@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from selbench.config import Protocol
     from selbench.models import Pair
 
-__all__ = ["LARGE", "engine_for", "engine_problems", "facts_of", "open_engine", "parameters_of", "start_engine"]
+__all__ = ["LARGE", "engine_for", "engine_problems", "facts_of", "open_engine", "start_engine"]
 
 
-LARGE = 50_000_000  # parameters of a student from which on vLLM is the faster engine on a CPU too (`selbench bench rollout`)
+LARGE = 50_000_000  # parameters from which on a CPU has vLLM too: an estimate between the embedded student, where hf is the faster one
+# (`selbench bench rollout`), and SmolLM2-135M, where vLLM was, fivefold, in one run on a busy machine
 
 
 def engine_for(asked: str, device: str, parameters: int) -> str:
@@ -26,11 +27,6 @@ def engine_for(asked: str, device: str, parameters: int) -> str:
     if asked != "auto":
         return asked
     return "vllm" if (device.startswith("cuda") or parameters >= LARGE) and installed() and processes() == 1 else "hf"
-
-
-def parameters_of(pair: Pair) -> int:
-    """Of the student, an adapter left out."""
-    return sum(p.numel() for name, p in pair.student.named_parameters() if "lora_" not in name)
 
 
 def processes() -> int:
@@ -51,7 +47,9 @@ def engine_problems(asked: str) -> list[str]:
 
 def open_engine(protocol: Protocol, pair: Pair, *, training: bool) -> Engine:
     """An engine over the pair's student, holding its current weights. training: batches as in training, else as in evaluation."""
-    kind = engine_for(protocol.engine, pair.device.type, parameters_of(pair))
+    from selbench.passes import shape_of
+
+    kind = engine_for(protocol.engine, pair.device.type, shape_of(pair.student).parameters)
     own = protocol.training.rollout_batch if training else protocol.evaluation.batch
     # one vllm engine serves training and evaluation, and the cells after this one
     batch = own if kind == "hf" else max(protocol.training.rollout_batch, protocol.evaluation.batch)
