@@ -22,6 +22,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from selbench import models
 from selbench.config import load_protocol
 from selbench.errors import ConfigError
 from selbench.losses import chunked_divergence
@@ -133,6 +134,16 @@ def test_what_cannot_be_reached_is_said_in_one_line() -> None:
     (line,) = caught.value.problems
     assert "'org/never-downloaded' at revision abc: not on this machine" in line
     assert MODELS in line
+
+
+def test_arithmetic_that_the_processor_lacks_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not models.emulated("float32", "cpu")
+    assert not models.emulated("bfloat16", "cuda")
+    assert models.emulated("bfloat16", "cpu") is not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    for lacking in (True, False):
+        monkeypatch.setattr(models, "emulated", lambda *_, lacking=lacking: lacking)
+        load_model(TINY.student, "bfloat16", "cpu")
+        assert ("no bfloat16 arithmetic" in capsys.readouterr().err) is lacking
 
 
 def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
