@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selbench.stats import LIKE, THESE, Effects, beats, differences, join, levels, rank_intervals, tie_groups
+from selbench.stats import LIKE, THESE, Effects, beats, differences, join, levels, only, rank_intervals, tie_groups
 from selbench.verdicts import Verdict, judge
 
 __all__ = [
-    "BASE_ROLES", "COLUMNS", "MARGIN_POINTS", "ONE_PROBLEM", "OPPONENTS", "Entry", "Table", "compare", "only", "opponent",
+    "BASE_ROLES", "COLUMNS", "MARGIN_POINTS", "ONE_PROBLEM", "OPPONENTS", "Entry", "Table", "compare", "opponent",
     "stack",
 ]  # fmt: skip
 
@@ -213,12 +213,6 @@ def _effects(values: Array, members: Sequence[tuple[str, int, int]]) -> tuple[Ef
         parts.append(only(differences(values, baseline), [ours - (ours > baseline) for _, ours, _ in mine]))
         order += mine
     return join(*parts), order
-
-
-def only(effects: Effects, places: Sequence[int]) -> Effects:
-    """Some of the comparisons: what is tested together, though all strategies tell of the noise."""
-    names = ("mean", "seed_variance", "seed_ceiling", "problem_variance", "seed_df")
-    return replace(effects, **{name: getattr(effects, name)[..., list(places)] for name in names})
 
 
 def _columns(role: str, found: Verdict) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from selbench.comparison import BASE_ROLES, MARGIN_POINTS, ONE_PROBLEM, Entry, only, stack
+from selbench.comparison import BASE_ROLES, MARGIN_POINTS, ONE_PROBLEM, Entry, stack
 from selbench.errors import ConfigError, nearest
 from selbench.leaderboard import groups_of, read_group
 from selbench.outcomes import Reader, Run, measured, read_plan
-from selbench.stats import differences, sign_flip
+from selbench.stats import differences, only, sign_flip
 from selbench.verdicts import Verdict, judge
 
 __all__ = ["story"]

@@ -75,14 +75,19 @@ def decide(effects: Effects, *, margin: float | None = None, level: float = 0.95
 
 
 def _adjusted(effects: Effects, margin: float | None, scope: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Holm's p-values of "no difference", "at least the margin apart" and "worse by the margin", (..., M) each; nan with one seed."""
+    """Holm's p-values of "no difference", "at least the margin apart" and "worse by the margin", (..., M) each; nan with one seed.
+
+    At least those of the comparison alone: no word says what its interval does not.
+    """
     nothing = np.full(effects.mean.shape, np.nan)
     if effects.seeds < 2:
         return nothing, nothing, nothing
-    p = holm(effects.differs(scope=scope))
+    alone = effects.alone()
+    p = np.maximum(holm(effects.differs(scope=scope)), alone.differs(scope=scope))
     if margin is None:
         return p, nothing, nothing
-    return p, holm(effects.equivalent(margin, scope)), holm(effects.above(-margin, scope))
+    same = np.maximum(holm(effects.equivalent(margin, scope)), alone.equivalent(margin, scope))
+    return p, same, np.maximum(holm(effects.above(-margin, scope)), alone.above(-margin, scope))
 
 
 def _reason(

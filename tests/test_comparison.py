@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from selbench import comparison, records
 from selbench.comparison import Entry
 from selbench.errors import ConfigError
-from selbench.stats import LIKE, THESE, differences, join, levels
+from selbench.stats import LIKE, THESE, differences, join, levels, only
 from selbench.story import story
 from selbench.verdicts import judge
 from tests.test_leaderboard import FINGERPRINT, write_runs, write_training
@@ -63,15 +63,15 @@ def test_the_family_is_all_contenders_against_both_baselines() -> None:
     order = sorted(entries, key=lambda each: each.strategy)  # c0, c1, dice, whole
     values = comparison.stack(order, ["seed0", "seed1", "seed2"])
     dice, whole = differences(values, 2), differences(values, 3)
-    expected = judge(join(comparison.only(dice, [0, 1]), comparison.only(whole, [0, 1])), margin=0.03)
+    expected = judge(join(only(dice, [0, 1]), only(whole, [0, 1])), margin=0.03)
     for (name, role), verdict in zip([(c, role) for role in ("control", "reference") for c in ("c0@0.1", "c1@0.1")], expected, strict=True):
         assert columns[name][f"vs_{role}_p"] == pytest.approx(verdict.p)
         assert columns[name][f"vs_{role}_verdict"] == verdict.word
         assert columns[name][f"vs_{role}_reason"] == verdict.reason
     apart = comparison.compare(entries, margin=3, family="baseline").columns
-    assert apart["c1@0.1"]["vs_reference_p"] == pytest.approx(judge(comparison.only(whole, [0, 1]), margin=0.03)[1].p)
+    assert apart["c1@0.1"]["vs_reference_p"] == pytest.approx(judge(only(whole, [0, 1]), margin=0.03)[1].p)
     one, other = columns["dice@0.1"], columns["whole@1"]
-    assert one["vs_reference_p"] == pytest.approx(judge(comparison.only(whole, [2]), margin=0.03)[0].p), "a family of its own"
+    assert one["vs_reference_p"] == pytest.approx(judge(only(whole, [2]), margin=0.03)[0].p), "a family of its own"
     assert (one["vs_reference_verdict"], other["vs_control_verdict"]) == ("worse", "better")
     assert one["vs_reference_low_points"] == pytest.approx(-other["vs_control_high_points"])
     assert one["vs_reference_p"] == other["vs_control_p"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from selbench.stats import SCOPES, THESE, differences, hierarchical_bootstrap, levels, paired_interval, seed_spread, seed_t
-from selbench.stats.crossed import mean_squares
+from selbench.stats.crossed import mean_squares, run_variances
 
 Array = NDArray[np.float64]
 
@@ -186,15 +186,39 @@ def test_one_run_is_the_paired_t_over_problems(draw: int, problems: int) -> None
 
 @settings(max_examples=40, deadline=None)
 @given(TABLES, st.sampled_from((0.9, 0.95, 0.99)), st.sampled_from(SCOPES))
-def test_intervals_are_inside_what_the_p_values_exclude(values: Array, level: float, scope: str) -> None:
-    """p-values take the larger variance: at the ends of an interval they are at least (1 - level)/2, and exactly that for two."""
+def test_intervals_end_where_the_p_values_of_the_comparison_alone_do(values: Array, level: float, scope: str) -> None:
+    """p-values of families take the larger variance; of two strategies there is one variance alone."""
     for x in (values, values[:2]):
         effects = differences(x)
+        alone = effects.alone()
         low, high = effects.interval(level, scope)
         for place in range(len(x) - 1):
-            for p in (effects.above(float(low[place]), scope)[place], effects.below(float(high[place]), scope)[place]):
-                assert p >= (1 - level) / 2 - 1e-9
-                assert len(x) > 2 or p == pytest.approx((1 - level) / 2)
+            assert alone.above(float(low[place]), scope)[place] == pytest.approx((1 - level) / 2)
+            assert alone.below(float(high[place]), scope)[place] == pytest.approx((1 - level) / 2)
+            assert len(x) > 2 or effects.above(float(low[place]), scope)[place] == pytest.approx((1 - level) / 2)
+        assert (effects.seed_ceiling >= effects.seed_variance).all()
+
+
+def test_variances_of_runs_are_told_apart() -> None:
+    """Of 4,000 tables: unbiased for each strategy by Grubbs, before the cut at zero; one run's noise does not leak into the others'."""
+    deviations = np.array([2.0, 1.0, 1.0, 1.0, 0.5, 1.0])
+    runs = np.random.default_rng(4).normal(0, 1, (4000, 6, 9, 1)) * deviations[:, None, None]
+    x = runs + np.random.default_rng(5).normal(0, 3, (4000, 1, 9, 1)) + np.zeros((1, 1, 1, 2))
+    found = run_variances(x).mean(axis=0) / 2  # mean squares count both problems
+    assert found == pytest.approx(deviations**2, rel=0.1)
+    assert run_variances(x[:, :2]).mean(axis=0) / 2 == pytest.approx([2.5, 2.5], rel=0.1), "two share theirs"
+
+
+@pytest.mark.parametrize(("seeds", "noisy"), [(3, 0), (3, 1), (5, 0), (5, 1)])
+def test_intervals_cover_where_one_strategy_is_noisier(seeds: int, noisy: int) -> None:
+    """The baseline, then another one, with twice the deviation of the rest: 3,000 tables of nine."""
+    deviations = np.where(np.arange(9) == noisy, 2.0, 1.0)
+    values = np.random.default_rng(seeds).normal(0, 1, (3000, 9, seeds, 2)) * 1e-9
+    values += np.random.default_rng(seeds + 10).normal(0, 0.01, (3000, 9, seeds, 1)) * deviations[:, None, None]
+    low, high = differences(values).interval()
+    covered = ((low <= 0) & (high >= 0)).mean(axis=0)
+    assert 0.925 <= covered[0] <= 0.97
+    assert 0.925 <= covered.mean() <= 0.97
 
 
 def test_the_noise_of_the_table_is_learnt_from_all() -> None:

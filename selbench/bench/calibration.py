@@ -139,7 +139,7 @@ def _covered(ends: tuple[Array, Array], truth: Array) -> Flags:
     return (ends[0] <= truth) & (truth <= ends[1])
 
 
-def _coverage(draw: _Draw, size: Size, seed: int) -> dict[str, Flags]:
+def _coverage(draw: _Draw, size: Size, noise: Noise, seed: int) -> dict[str, Flags]:
     """Whether each interval holds its truth, (R, ...), by name."""
     x, found = draw.shares, {}
     effects, means = stats.differences(x), stats.levels(x)
@@ -147,6 +147,8 @@ def _coverage(draw: _Draw, size: Size, seed: int) -> dict[str, Flags]:
     for scope, (apart, level) in targets.items():
         found[f"difference, {scope}"] = _covered(effects.interval(LEVEL, scope), apart)
         found[f"score, {scope}"] = _covered(means.interval(LEVEL, scope), level)
+        if noise.factors[1] != noise.factors[2]:
+            found[f"difference of the noisier strategy, {scope}"] = found[f"difference, {scope}"][:, 0]
     alone = stats.differences(x[:, :2])
     found["difference of a table of two, problems like these"] = _covered(alone.interval(), targets[stats.LIKE][0][:1])
     percentile = percentile_ends(x[:, 1] - x[:, 0], draws=DRAWS, level=LEVEL, seed=seed)
@@ -194,7 +196,7 @@ def simulate(case: Case, replicates: int, seed: int = 0) -> dict[str, Any]:
         draw = _draw(size, noise, case.seeds, means, min(CHUNK, replicates - start), generator)
         codes = verdicts.decide(stats.differences(draw.shares), margin=size.margin, level=LEVEL)
         if case.truth == "all equal":
-            parts = {"coverage": _coverage(draw, size, chunk)}
+            parts = {"coverage": _coverage(draw, size, noise, chunk)}
             parts["false"] = {"verdict": (codes == 1).any(axis=-1) | (codes == 2).any(axis=-1)}
             parts["false"] |= _rivals(draw.shares) if case.noise == "typical" else {}
         else:

@@ -13,8 +13,8 @@ LEAST = 55  # per cent: what covers less often is drawn at the edge
 
 
 def worst(found: dict[str, Any], kind: str) -> dict[str, tuple[float, float]]:
-    """Lowest and highest share by name, over the cases in which strategies are equally noisy. kind: "coverage" or "false"."""
-    rows = [row for row in found["cases"] if "twice" not in row["case"]["noise"]]
+    """Lowest and highest share by name, over all cases. kind: "coverage" or "false"."""
+    rows = found["cases"]
     names = list(dict.fromkeys(name for row in rows for name in row[kind]))
     values = {name: [row[kind][name] for row in rows if name in row[kind]] for name in names}
     return {name: (min(each), max(each)) for name, each in values.items()}
@@ -43,7 +43,7 @@ def render(found: dict[str, Any]) -> None:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Coverage and false claims as one table; lowest and highest of all cases in which strategies are equally noisy."""
+    """Coverage and false claims as one table; lowest and highest of all cases."""
     lines = ["| over simulated tables | wanted % | lowest % | highest % |", "| --- | ---: | ---: | ---: |"]
     for kind, what, wanted in (("coverage", "interval that holds the truth", "95"), ("false", "family with a false claim", "at most 5")):
         for name, (low, high) in worst(found, kind).items():
@@ -57,7 +57,7 @@ def figure(found: dict[str, Any], path: Path) -> None:
 
     from selbench.report.figures import OKABE_ITO, STYLE
 
-    rows = [row for row in found["cases"] if "twice" not in row["case"]["noise"]]
+    rows = found["cases"]
     sizes = dict(zip(found["sizes"], OKABE_ITO, strict=False))
     with matplotlib.rc_context(STYLE):
         from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def figure(found: dict[str, Any], path: Path) -> None:
         grid = picture.add_gridspec(2, 2, height_ratios=(3, 2.2))
         cover, false, power = (picture.add_subplot(place) for place in (grid[0, :], grid[1, 0], grid[1, 1]))
         for axes, kind in ((cover, "coverage"), (false, "false")):
-            names = list(worst({"cases": rows}, kind))
+            names = list(worst(found, kind))
             for row in rows:
                 for name, share in row[kind].items():
                     mark = "o" if row["case"]["seeds"] == 3 else "D"

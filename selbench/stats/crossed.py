@@ -4,14 +4,21 @@ Model: value[s, j] = mean + seed_s + problem_j + (seed, problem and sampling noi
 P problems. Two questions get two answers: THESE (these problems: other seeds, the same problems) and LIKE (problems like these:
 other seeds, other problems from the same source).
 
-At three seeds a comparison has two degrees of freedom of its own, and a lucky draw of three close seeds would look like
-certainty: too many families of eight then claim a difference where there is none (`selbench bench calibration` counts them). So
-seeds are judged by the whole table, whose M strategies have (M - 1)(S - 1) degrees of freedom, and by the comparison's own, for one
-strategy may be noisier than the rest: p-values take the larger of the two variances (false claims stay rare), intervals the middle.
+A strategy may be noisier than the rest, the baseline too, and at three seeds it has two degrees of freedom of its own to show it. So
+the variances of runs are estimated one by one (Grubbs 1948: what is left of each after the mean of all), and used twice:
+
+- Intervals take each strategy's own, moved towards the table's mean as if that were worth `TABLE` degrees of freedom (after Smyth
+  2004, who fits that number; three seeds cannot), with Satterthwaite's degrees of freedom. They cover where variances differ.
+- p-values take the largest of four estimates (the table's, the comparison's, the baseline's and the interval's), at the table's
+  degrees of freedom less what unequal variances cost (Box 1954): a lucky draw of close seeds is then no claim, and the power of the
+  whole table is kept. They are for families; `verdicts` claims nothing that the interval of the comparison alone contradicts.
+
+`selbench bench calibration` counts what both hold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +27,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from selbench.stats.estimators import Interval
 
-__all__ = ["LIKE", "SCOPES", "THESE", "Effects", "differences", "join", "levels", "mean_squares"]
+__all__ = ["LIKE", "SCOPES", "THESE", "Effects", "differences", "join", "levels", "mean_squares", "only", "run_variances"]
 
+TABLE = 0.5  # degrees of freedom: with fewer, intervals are wide for luck alone; with more, they miss a noisy baseline
 THESE, LIKE = "these problems", "problems like these"
 SCOPES = (THESE, LIKE)
+ARRAYS = ("mean", "seed_variance", "seed_ceiling", "problem_variance", "seed_df", "ceiling_df")
 Array = NDArray[np.float64]
 
 
@@ -31,8 +40,8 @@ Array = NDArray[np.float64]
 class Effects:
     """Means with the two parts of their variance. Arrays (..., M), a number for each strategy or comparison.
 
-    seed_variance holds the noise of cells too; nan with one seed; seed_ceiling is what p-values take it for. bounds: the smallest
-    and largest value a cell can take.
+    seed_variance holds the noise of cells too; nan with one seed. seed_ceiling with ceiling_df is what p-values take it for. bounds:
+    the smallest and largest value a cell can take.
     """
 
     mean: Array
@@ -40,6 +49,7 @@ class Effects:
     seed_ceiling: Array
     problem_variance: Array
     seed_df: Array
+    ceiling_df: Array
     seeds: int
     problems: int
     bounds: tuple[float, float]
@@ -91,10 +101,14 @@ class Effects:
 
     def detectable(self, comparisons: int = 1, power: float = 0.8, level: float = 0.95, scope: str = LIKE) -> Array:
         """The true difference that these data would have shown with this power, (..., M), at the first step of Holm's."""
-        careful, outside = self._careful(), (1 - level) / comparisons / 2
-        error = careful.error(scope)
-        seen = error * (careful.quantile(outside, scope) + careful.quantile(1 - power, scope))
-        return np.where(error == 0, 1 - outside ** (1 / self._independent(scope)), seen)
+        outside = (1 - level) / comparisons / 2
+        tests = ((self._careful(), outside), (self, (1 - level) / 2))
+        seen = [test.error(scope) * (test.quantile(tail, scope) + test.quantile(1 - power, scope)) for test, tail in tests]
+        return np.where(seen[0] == 0, 1 - outside ** (1 / self._independent(scope)), np.maximum(*seen))
+
+    def alone(self) -> Effects:
+        """The same, with p-values from the variance of the intervals: `differs` is 1 - level where an interval ends."""
+        return replace(self, seed_ceiling=self.seed_variance, ceiling_df=self.seed_df)
 
     def at(self, place: int, level: float = 0.95, scope: str = LIKE) -> Interval:
         """Mean and interval of one of M."""
@@ -143,7 +157,7 @@ class Effects:
         return replace(self, mean=-self.mean, bounds=(-high, -low))
 
     def _careful(self) -> Effects:
-        return replace(self, seed_variance=self.seed_ceiling)
+        return replace(self, seed_variance=self.seed_ceiling, seed_df=self.ceiling_df)
 
 
 def join(*parts: Effects) -> Effects:
@@ -151,8 +165,12 @@ def join(*parts: Effects) -> Effects:
     first = parts[0]
     if any((part.seeds, part.problems, part.bounds) != (first.seeds, first.problems, first.bounds) for part in parts):
         raise ValueError("comparisons of one family need the same seeds and problems")
-    arrays = ("mean", "seed_variance", "seed_ceiling", "problem_variance", "seed_df")
-    return replace(first, **{name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in arrays})
+    return replace(first, **{name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in ARRAYS})
+
+
+def only(effects: Effects, places: Sequence[int]) -> Effects:
+    """Some of the comparisons: what is tested together, though all strategies tell of the noise."""
+    return replace(effects, **{name: getattr(effects, name)[..., list(places)] for name in ARRAYS})
 
 
 def levels(values: ArrayLike) -> Effects:
@@ -165,7 +183,9 @@ def levels(values: ArrayLike) -> Effects:
     with np.errstate(divide="ignore", invalid="ignore"):
         df = (seeds - 1) * (main + (strategies - 1) * mixed) ** 2 / (main**2 + (strategies - 1) * mixed**2)
     df = np.where(np.isfinite(df), df, seeds - 1)[..., None]
-    return _effects(x, pooled[..., None], seed, problem, noise, df, (0.0, 1.0))
+    seed, pooled = _not_certain(seed, noise), _not_certain(pooled[..., None], noise)
+    ceiling = np.maximum(pooled, seed)
+    return _effects(x, (ceiling + pooled) / 2, df, ceiling, df, problem, noise, (0.0, 1.0))
 
 
 def differences(values: ArrayLike, baseline: int = 0) -> Effects:
@@ -181,10 +201,22 @@ def differences(values: ArrayLike, baseline: int = 0) -> Effects:
     others = [place for place in range(strategies) if place != baseline % strategies]
     contrast = x[..., others, :, :] - x[..., [baseline], :, :]
     seed, problem, noise = mean_squares(contrast)
+    runs = run_variances(x)
     mixed = 2 * _seed_squares(x)[1][..., None]  # of a difference, were all strategies as noisy as the average one
     shared = seed.mean(axis=-1, keepdims=True)  # as noisy as this baseline is
-    df = np.full((1,), float((strategies - 1) * (seeds - 1)))
-    return _effects(contrast, mixed, np.maximum(seed, shared), problem, noise, df, (-1.0, 1.0))
+    share, own = TABLE / (TABLE + seeds - 1), np.zeros((strategies - 1, strategies))
+    own[range(strategies - 1), others] = own[:, baseline] = 1
+    weights = share * 2 / strategies + (1 - share) * own
+    apart = runs @ weights.T
+    most = (strategies - 1) * (seeds - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = (seeds - 1) * apart**2 / (runs**2 @ (weights**2).T)
+        equal = (seeds + 1) / max(seeds - 1, 1) * runs.mean(axis=-1, keepdims=True) ** 2 / (runs**2).mean(axis=-1, keepdims=True)
+    ceiling_df = most * np.minimum(equal, 1)  # squares of estimates are (S + 1)/(S - 1) times the squares of what they estimate
+    df, ceiling_df = (np.clip(np.where(np.isfinite(each), each, most), seeds - 1, most) for each in (df, ceiling_df))
+    apart, mixed, largest = (_not_certain(part, noise) for part in (apart, mixed, np.maximum(seed, shared)))
+    ceiling = np.maximum(np.maximum(mixed, largest), apart)
+    return _effects(contrast, apart, df, ceiling, ceiling_df, problem, noise, (-1.0, 1.0))
 
 
 def mean_squares(x: Array) -> tuple[Array, Array, Array]:
@@ -216,16 +248,40 @@ def _seed_squares(x: Array) -> tuple[Array, Array]:
     return main, mixed
 
 
-def _effects(x: Array, pooled: Array, own: Array, problem: Array, noise: Array, df: Array, bounds: tuple[float, float]) -> Effects:
-    """Effects of x (..., M, S, P) from mean squares: of the seeds, pooled and own, of the problems and of the rest."""
+def run_variances(x: Array) -> Array:
+    """(..., M) for x (..., M, S, P): how much each strategy's runs vary about what the seed does to all, in mean squares.
+
+    Unbiased before the cut at zero, whatever the others' are (Grubbs 1948). Two strategies share theirs: nothing tells them apart.
+    """
+    strategies, seeds, problems = x.shape[-3:]
+    if seeds == 1:
+        return np.full(x.shape[:-2], np.nan)
+    rest = x.mean(axis=-1)
+    rest = rest - rest.mean(axis=-1, keepdims=True)
+    rest = rest - rest.mean(axis=-2, keepdims=True)
+    squares = problems * (rest**2).sum(axis=-1) / (seeds - 1)
+    squares = np.where(squares > 1e-18 * problems * seeds, squares, 0.0)  # rounding, as in mean_squares
+    if strategies == 2:
+        return 2 * squares
+    total = squares.sum(axis=-1, keepdims=True)
+    return np.maximum(squares - total / (strategies * (strategies - 1)), 0) * strategies / (strategies - 2)
+
+
+def _not_certain(squares: Array, noise: Array) -> Array:
+    """Mean squares of seeds; where they are zero and cells differ, those of the cells: equal means by chance are not no noise."""
+    return np.where((squares == 0) & (noise > 0), noise, squares)
+
+
+def _effects(
+    x: Array, seed: Array, seed_df: Array, ceiling: Array, ceiling_df: Array, problem: Array, noise: Array, bounds: tuple[float, float]
+) -> Effects:  # fmt: skip
+    """Effects of x (..., M, S, P) from mean squares: of the seeds, for intervals and for p-values, of the problems and of the rest."""
     seeds, problems = x.shape[-2:]
     cells = seeds * problems
-    own, pooled = (np.where((part == 0) & (noise > 0), noise, part) for part in (own, pooled))  # equal means by chance: not no noise
-    ceiling = np.maximum(pooled, own) / cells
     by_problem = problem / cells if seeds == 1 else np.maximum(problem - noise, 0) / cells  # one seed: noise has nowhere else to be
     mean = x.mean(axis=(-1, -2))
-    df = np.broadcast_to(np.maximum(df, 1.0), mean.shape)
-    return Effects(mean, (ceiling + pooled / cells) / 2, ceiling, by_problem, df, seeds, problems, bounds)
+    seed_df, ceiling_df = (np.broadcast_to(np.maximum(df, 1.0), mean.shape) for df in (seed_df, ceiling_df))
+    return Effects(mean, seed / cells, ceiling / cells, by_problem, seed_df, ceiling_df, seeds, problems, bounds)
 
 
 def _checked(values: ArrayLike) -> Array:
