@@ -42,8 +42,8 @@ CONTEXT = 1024  # positions of the models
 RESULT = 72  # characters of a tool result, as in the protocol
 SEEN = 256  # demonstrations of each kind that the vocabulary is read from
 RECIPES = {
-    "teacher": Recipe(hidden=80, layers=2, heads=4, steps=700, batch=8, learning_rate=4e-3, planted=False, corrupt=0.12),
-    "student": Recipe(hidden=56, layers=2, heads=4, steps=600, batch=8, learning_rate=4e-3, planted=True, corrupt=0.0),
+    "teacher": Recipe(hidden=96, layers=2, heads=2, steps=800, batch=12, learning_rate=3e-3, planted=False, corrupt=0.12),
+    "student": Recipe(hidden=64, layers=2, heads=2, steps=600, batch=12, learning_rate=3e-3, planted=True, corrupt=0.0),
 }
 
 
@@ -86,8 +86,9 @@ def _shown(message: Message) -> Message:
     return {**message, "content": shorten(message["content"], RESULT)} if message["role"] == "tool" else message
 
 
-def sequences(dialogue: Dialogue, world: Environment, messages: list[Message]) -> tuple[list[int], list[int]]:
-    """A demonstration as ids and targets, equally long, not shifted; targets are what is right there, -100 where no model writes."""
+def sequences(dialogue: Dialogue, world: Environment, messages: list[Message], planted: bool = False) -> tuple[list[int], list[int]]:
+    """A demonstration as ids and targets, equally long, not shifted. Targets are what is right there, or if `planted` what is
+    written there, errors included; -100 where no model writes."""
     messages = [_shown(message) for message in messages]
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     ids = dialogue.opening(messages[: turns[0]], world.tools)
@@ -99,7 +100,7 @@ def sequences(dialogue: Dialogue, world: Environment, messages: list[Message]) -
             raise ConfigError("demonstration: what is written and what is right differ in length; write them word by word alike")
         between = [] if following is None else dialogue.following(messages[turn + 1 : following], end)
         ids += [*written, end, *between]
-        targets += [*right, end, *[-100] * len(between)]
+        targets += [*(written if planted else right), end, *[-100] * len(between)]
     return ids, targets
 
 
@@ -109,7 +110,7 @@ def batches(recipe: Recipe, dialogue: Dialogue, arena: Demonstrates, seed: int) 
 
     shown = arena.demonstrations(seed, planted=recipe.planted, corrupt=recipe.corrupt)
     while True:
-        rows = [sequences(dialogue, *demonstration) for demonstration in itertools.islice(shown, recipe.batch)]
+        rows = [sequences(dialogue, *demonstration, recipe.planted) for demonstration in itertools.islice(shown, recipe.batch)]
         inputs, targets = (
             torch.nn.utils.rnn.pad_sequence([torch.tensor(row[i]) for row in rows], batch_first=True, padding_value=fill)
             for i, fill in ((0, dialogue.renderer.pad_id), (1, -100))
