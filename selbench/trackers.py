@@ -1,6 +1,7 @@
 """Where the numbers of a step go beside metrics.jsonl: to TensorBoard where it is installed, and to the trackers that were asked for.
 
 A tracker is a spectator. Asking for one changes neither a record nor a fingerprint, and one that fails costs the run a line of its log.
+A cell that goes on after a kill goes on in the tracker's run too; steps that are trained again, to the same numbers, are not told twice.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selbench.errors import ConfigError, nearest
-from selbench.records import write_json
+from selbench.records import read_json, write_json
 
 if TYPE_CHECKING:
     from selbench.config import Cell
@@ -24,6 +25,10 @@ __all__ = ["ASKED", "TRACKERS", "Trackers", "asked", "choose", "trackers_of"]
 ASKED = "SELBENCH_TRACKERS"  # environment variable, so that worker processes use what the command line named
 ALWAYS = "tensorboard"
 TRACKERS = ("mlflow", "tensorboard", "trackio", "wandb")  # by the name of accelerate, of their module and of their package
+IDENTITY: dict[str, Callable[[Any], str]] = {  # of an opened run, where its client goes on by that and not by its name
+    "mlflow": lambda tracker: str(tracker.active_run.info.run_id),
+    "wandb": lambda tracker: str(tracker.run.id),
+}
 
 
 def choose(names: Sequence[str] | None) -> None:
@@ -67,13 +72,16 @@ def trackers_of(cell: Cell, folder: Path) -> Trackers:
 class Trackers:
     """The trackers of one cell. They are opened with the first step, after accelerate knows the device, and never raise.
 
-    trackers.json says of each how many steps it took and how many it failed on; the first failure is a line on standard error.
+    trackers.json says of each how many steps it took, the last of them, how many it failed on, and which run it opened; the first failure
+    is a line on standard error. It is written after every step, for a cell that is killed and goes on.
     """
 
     def __init__(self, names: Sequence[str], folder: Path, *, project: str, run: str, settings: Mapping[str, Any]) -> None:
         self.names, self.folder, self.project, self.run = names, folder, project, run
         self.settings = settings
-        self.counts: dict[str, dict[str, Any]] = {name: {"steps": 0, "failures": 0} for name in names}
+        place = folder / "trackers.json"
+        before = read_json(place)["trackers"] if place.exists() else {}
+        self.counts: dict[str, dict[str, Any]] = {name: {"steps": 0, "failures": 0, "last": 0, **before.get(name, {})} for name in names}
         self._open: dict[str, Any] | None = None
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -85,13 +93,18 @@ class Trackers:
         step = int(record["step"])
         values = _numbers({key: value for key, value in record.items() if key != "step"})
         for name, tracker in self._open.items():
-            if self._attempt(name, lambda tracker=tracker: tracker.log(values, step=step)):  # type: ignore[misc]
-                self.counts[name]["steps"] += 1
+            counts = self.counts[name]
+            if step > counts["last"] and self._attempt(name, lambda tracker=tracker: tracker.log(values, step=step)):  # type: ignore[misc]
+                counts |= {"steps": counts["steps"] + 1, "last": step}
+        self._write()
 
     def close(self) -> None:
-        """Finish what was opened, and write trackers.json where there was any."""
+        """Finish what was opened."""
         for name, tracker in (self._open or {}).items():
             self._attempt(name, tracker.finish)
+        self._write()
+
+    def _write(self) -> None:
         if self.names:
             write_json(self.folder / "trackers.json", {"schema": 1, "trackers": self.counts})
 
@@ -104,9 +117,18 @@ class Trackers:
             "trackio": {"run_name": self.project, "name": self.run},
             "wandb": {"run_name": self.project, "name": self.run, "dir": str(self.folder)},
         }
-        tracker = LOGGER_TYPE_TO_CLASS[name](**own[name])
+        counts = self.counts[name]
+        again: dict[str, dict[str, Any]] = {
+            "mlflow": {"run_id": counts.get("run")},
+            "trackio": {"resume": "allow"},  # by its name
+            "wandb": {"id": counts.get("run"), "resume": "allow"},
+        }
+        seen = counts["last"] > 0
+        tracker = LOGGER_TYPE_TO_CLASS[name](**own[name], **(again.get(name, {}) if seen else {}))
         tracker.start()
-        if name != ALWAYS:  # its table of settings is a second run beside the first
+        if name in IDENTITY:
+            counts["run"] = IDENTITY[name](tracker)
+        if name != ALWAYS and not seen:  # TensorBoard's table of settings is a second run beside the first
             tracker.store_init_configuration(dict(self.settings))
         assert self._open is not None
         self._open[name] = tracker

@@ -26,7 +26,7 @@ class Client(ModuleType):
         super().__init__(name)
         self.__spec__ = ModuleSpec(name, None)
         self.seen: list[tuple[Any, ...]] = []
-        self.fails = fails
+        self.fails, self.id = fails, "run-7"
         self.config = SimpleNamespace(update=lambda values, **_: self.seen.append(("config", values)))
 
     def init(self, **given: Any) -> Client:
@@ -52,9 +52,9 @@ def training() -> None:
     Accelerator(cpu=True)
 
 
-def steps(names: list[str], folder: Path, count: int = 4) -> Trackers:
+def steps(names: list[str], folder: Path, count: int = 4, start: int = 1) -> Trackers:
     found = Trackers(names, folder, project="mini", run="toy/whole-v1@1/seed0", settings={"seed": 0})
-    for step in range(1, count + 1):
+    for step in range(start, count + 1):
         found.log(RECORD | {"step": step})
     found.close()
     return found
@@ -69,7 +69,7 @@ def test_a_tracker_sees_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("init", {"project": "mini", "name": "toy/whole-v1@1/seed0", "dir": str(tmp_path)}), ("config", {"seed": 0}),
         (1, numbers), (2, numbers), ("finish",),
     ]  # fmt: skip
-    assert records.read_json(tmp_path / "trackers.json")["trackers"] == {"wandb": {"steps": 2, "failures": 0}}
+    assert records.read_json(tmp_path / "trackers.json")["trackers"] == {"wandb": {"steps": 2, "failures": 0, "last": 2, "run": "run-7"}}
 
 
 def test_failures_are_one_line_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,9 +81,44 @@ def test_failures_are_one_line_and_counted(tmp_path: Path, monkeypatch: pytest.M
         "selbench: tracker wandb failed (ConnectionError: no answer at 2); the run goes on, metrics.jsonl has every step",
     ]
     assert records.read_json(tmp_path / "trackers.json")["trackers"] == {
-        "trackio": {"steps": 0, "failures": 1, "first_failure": "ConnectionError: no answer at init"},
-        "wandb": {"steps": 2, "failures": 2, "first_failure": "ConnectionError: no answer at 2"},
+        "trackio": {"steps": 0, "failures": 1, "last": 0, "first_failure": "ConnectionError: no answer at init"},
+        "wandb": {"steps": 2, "failures": 2, "last": 4, "run": "run-7", "first_failure": "ConnectionError: no answer at 2"},
     }
+
+
+def test_a_cell_that_goes_on_goes_on_in_its_run_and_tells_no_step_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("wandb")
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    steps(["wandb"], tmp_path, 3)
+    client.seen.clear()
+    steps(["wandb"], tmp_path, 5, start=2)  # from the checkpoint behind step 1
+    where = {"project": "mini", "name": "toy/whole-v1@1/seed0", "dir": str(tmp_path), "id": "run-7", "resume": "allow"}
+    assert [seen[0] if seen[0] != "init" else seen[1] for seen in client.seen] == [where, 4, 5, "finish"]
+    assert records.read_json(tmp_path / "trackers.json")["trackers"]["wandb"]["steps"] == 5
+
+
+def test_real_clients_keep_one_run_of_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of them is installed, without a network."""
+    places = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "TRACKIO_DIR": str(tmp_path / "trackio")}
+    for name, value in (places | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}).items():
+        monkeypatch.setenv(name, value)
+    names = [name for name in ("mlflow", "trackio", "wandb") if trackers._installed(name)]
+    if not names:
+        pytest.skip("none of mlflow, trackio and wandb is installed")
+    monkeypatch.chdir(tmp_path)
+    steps(names, tmp_path, 3)
+    first = records.read_json(tmp_path / "trackers.json")["trackers"]
+    steps(names, tmp_path, 5, start=2)
+    found = records.read_json(tmp_path / "trackers.json")["trackers"]
+    for name in names:
+        assert (found[name]["steps"], found[name]["failures"], found[name]["last"]) == (5, 0, 5), found[name]
+        assert found[name].get("run") == first[name].get("run")
+    if "mlflow" in names:
+        import mlflow
+
+        (run,) = mlflow.search_runs(experiment_names=["mini"], output_format="list")
+        told = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+        assert [each.step for each in told] == [1, 2, 3, 4, 5]
 
 
 def test_without_a_tracker_nothing_is_written(tmp_path: Path) -> None:
