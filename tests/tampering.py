@@ -51,6 +51,18 @@ def newer_schema(folder: Path) -> None:
     edit(folder / CELL / "passport.json", schema=99)
 
 
+def newer_plan(folder: Path) -> None:
+    edit(folder / "plan.json", schema=99)
+
+
+def newer_mark(folder: Path) -> None:
+    edit(folder / CELL / "DONE", schema=99)
+
+
+def newer_answers(folder: Path) -> None:
+    edit((folder / ANSWERS).with_name("meta.json"), schema=99)
+
+
 def other_verdict(folder: Path) -> None:
     rows = rows_of(folder / ANSWERS)
     rows[0]["verdict"] = "incorrect" if rows[0]["verdict"] == "correct" else "correct"
@@ -115,6 +127,9 @@ TAMPERED: dict[Callable[[Path], None], tuple[str, str]] = {  # what publish and 
     dropped_seed: (f"its command ran {CELL} too, which the plan leaves out",) * 2,
     duplicate_records: (f"{ANSWERS}: 1 answers stand there twice",) * 2,
     newer_schema: (f"{CELL}/passport.json: written by a newer selbench (schema 99",) * 2,
+    newer_plan: ("plan.json: written by a newer selbench (schema 99",) * 2,
+    newer_mark: (f"{CELL}/DONE: written by a newer selbench (schema 99",) * 2,
+    newer_answers: (f"{CELL}/eval/arithmetic/meta.json: written by a newer selbench (schema 99",) * 2,
     other_verdict: (f"{CELL}/eval/arithmetic/meta.json: accuracy is ",) * 2,
     other_verdict_and_accuracy: (f"{ANSWERS}: problem ",) * 2,
     easier_question: ("task arithmetic: question ",) * 2,
