@@ -20,8 +20,8 @@ from rich.text import Text
 from selbench.config import Agent, Evaluation, Model, digest, sentence
 from selbench.errors import ConfigError, UserError
 from selbench.records import read_json, write_json, write_text
-from selbench.scores import score_folder
-from selbench.task import MIRROR, TASKS, Task
+from selbench.scores import score_folder, score_pool
+from selbench.task import MIRROR, TASKS, Task, pools_of
 
 __all__ = ["evaluate_model", "settings_of", "summary"]
 
@@ -182,12 +182,15 @@ def _engine(
 def summary(root: Path) -> tuple[list[Table], str, list[dict[str, Any]]]:
     """All evaluations below `root`: one table a model for the screen, one in Markdown, and numbers; recomputed from the records."""
     rows: list[dict[str, Any]] = []
-    for meta in sorted(root.rglob("eval/*/meta.json")):
-        home = meta.parents[2]
+    for home in sorted({meta.parents[2] for meta in root.rglob("eval/*/meta.json")}):
         passport = home / "passport.json"
         where = read_json(passport) if passport.exists() else {}
         label = home.relative_to(root).as_posix() if home != root else where.get("models", {}).get("student", {}).get("source") or root.name
-        rows.append({"model": label, "hardware": _hardware(where), **score_folder(meta.parent)})
+        folders = {meta.parent.name: meta.parent for meta in sorted(home.glob("eval/*/meta.json"))}
+        pools = pools_of(name for name in folders if name in TASKS)
+        pooled = [score_pool(pool, [folders[task] for task in members]) for pool, members in pools.items()]
+        scores = [*map(score_folder, folders.values()), *(score for score in pooled if score)]
+        rows += [{"model": label, "hardware": _hardware(where), **score} for score in scores]
     if not rows:
         raise ConfigError(f"{root}: no evaluation below it; `selbench eval MODEL --output FOLDER` makes one")
     models = dict.fromkeys((row["model"], row["hardware"]) for row in rows)
@@ -199,8 +202,9 @@ def _screen(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The evaluations of one model, readable at 80 columns; pass@k and maj@k only where there are several samples."""
     several = any(row["samples"] > 1 for row in rows)
     table = Table(
-        title=Text(f"{rows[0]['model']}, on {rows[0]['hardware']}"), title_justify="left", caption="in per cent, with 95 % intervals",
-        caption_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
+        title=Text(f"{rows[0]['model']}, on {rows[0]['hardware']}"), title_justify="left",
+        caption="; ".join(["in per cent, with 95 % intervals", *_pooled(rows)]), caption_justify="left",
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("task", overflow="fold")
     for head in ("n x k", "accuracy", *(("pass@k", "maj@k") if several else ()), "trun-\ncated", "unread-\nable", "tok/s"):
@@ -211,6 +215,11 @@ def _screen(rows: Sequence[Mapping[str, Any]]) -> Table:
                       *([cells["pass@k"], cells["maj@k"]] if several else []),
                       *(cells[head].removesuffix(" %") for head in ("truncated", "unreadable", "tokens/s")))  # fmt: skip
     return table
+
+
+def _pooled(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each pool among the rows is, in words."""
+    return list(dict.fromkeys(f"{row['task']} is {' and '.join(row['pool'])} together" for row in rows if "pool" in row))
 
 
 def _metrics(row: Mapping[str, Any]) -> Table:
@@ -233,7 +242,8 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         "",
         "Accuracy in per cent: avg@k with a 95 % interval for problems like these (Wilson where k = 1, else BCa bootstrap over problems). "
         "pass@k and maj@k use all k samples unless they say otherwise. "
-        "Truncated responses (cut at the token limit) and unreadable answers (unparsed, timeout, error) stay in the denominator.",
+        "Truncated responses (cut at the token limit) and unreadable answers (unparsed, timeout, error) stay in the denominator."
+        + "".join(f" {words}." for words in _pooled(rows)),
     ]
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from selbench.records import SAMPLE_COLUMNS, VERDICTS, read_json, read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["answer_matrices", "score_folder", "score_table"]
+__all__ = ["answer_matrices", "score_folder", "score_pool", "score_table"]
 
+COST = ("tokens", "generation_seconds", "tokens_per_second")
+SETTING = ("engine", "template", "thinking", "settings", "seed")  # what evaluations have in common where their problems are pooled
 UNREADABLE = ("unparsed_answer", "unparsed_gold", "timeout", "error")
 
 
@@ -62,8 +65,25 @@ def score_table(samples: pd.DataFrame) -> dict[str, Any]:
 def score_folder(folder: Path) -> dict[str, Any]:
     """`score_table` of an evaluation's folder, with what its meta.json says of speed and setting. Raises RecordError, file named."""
     meta, samples = read_json(folder / "meta.json"), read_table(folder / "samples.parquet")
-    kept = ("task", "version", "engine", "template", "thinking", "tokens", "tokens_per_second", "generation_seconds", "settings", "seed")
     try:
-        return {**score_table(samples), **{name: meta.get(name) for name in kept}}
+        return {**score_table(samples), **{name: meta.get(name) for name in ("task", "version", *COST, *SETTING)}}
     except RecordError as error:
         raise RecordError(f"{folder / 'samples.parquet'}: {error}") from error
+
+
+def score_pool(pool: str, folders: Sequence[Path]) -> dict[str, Any] | None:
+    """`score_folder` of the union of several tasks' problems, each problem counting once. None where setting or samples differ."""
+    import pandas as pd
+
+    metas = [read_json(folder / "meta.json") for folder in folders]
+    if any([meta.get(name) for name in SETTING] != [metas[0].get(name) for name in SETTING] for meta in metas):
+        return None
+    tables = [read_table(folder / "samples.parquet") for folder in folders]
+    named = [table.assign(problem=meta["task"] + "/" + table["problem"]) for meta, table in zip(metas, tables, strict=True)]
+    try:
+        scores = score_table(pd.concat(named, ignore_index=True)[list(SAMPLE_COLUMNS)])
+    except RecordError:
+        return None
+    tokens, seconds = (sum(meta.get(name) or 0 for meta in metas) for name in ("tokens", "generation_seconds"))
+    cost = dict(zip(COST, (tokens, seconds, tokens / seconds if seconds else None), strict=True))
+    return {**scores, "task": pool, "pool": [meta["task"] for meta in metas], **cost, **{name: metas[0].get(name) for name in SETTING}}

@@ -23,7 +23,7 @@ from selbench.evaluate import evaluate_task
 from selbench.grading import GRADER, grade
 from selbench.lm import cut
 from selbench.models import Renderer, load_renderer
-from selbench.records import SAMPLE_COLUMNS, read_json, read_table
+from selbench.records import SAMPLE_COLUMNS, read_json, read_table, write_json, write_table
 from selbench.rollout import Progress, Rollouts, Sampling, numbers
 from selbench.task import MIRROR, TASKS, row_hash
 from selbench.templates import template_text
@@ -141,6 +141,30 @@ def test_the_screen(evaluated: Path) -> None:
     for word in ("task", "n x k", "accuracy", "pass@k", "maj@k", "trun-", "unread-", "tok/s", "arithmetic", "12 x 4", "next:"):
         assert word in shown
     assert "…" not in shown
+
+
+def test_tasks_of_a_pool_have_a_row_together(evaluated: Path, tmp_path: Path) -> None:
+    """AIME 2024 and 2025 stand for themselves and as the union of their problems, which is what is published of them."""
+    home = tmp_path / "model"
+    shutil.copytree(evaluated, home)
+    for task, problems in {"aime24": 12, "aime25": 4}.items():
+        place = home / "eval" / task
+        shutil.copytree(evaluated / "eval" / "arithmetic", place)
+        rows = samples_of(evaluated).query("problem in @names", local_dict={"names": samples_of(evaluated)["problem"].unique()[:problems]})
+        write_table(place / "samples.parquet", rows.assign(task=task).to_dict("records"), SAMPLE_COLUMNS)
+        write_json(place / "meta.json", {**read_json(place / "meta.json"), "task": task, "tokens": 100, "generation_seconds": problems / 4})
+    (table,), markdown, rows = eval_model.summary(tmp_path)
+    by_task = {row["task"]: row for row in rows}
+    assert list(by_task) == ["aime24", "aime25", "arithmetic", "aime"]
+    one, two, both = (by_task[name] for name in ("aime24", "aime25", "aime"))
+    assert (both["problems"], both["samples"]) == (16, 4), "problems of two tasks under one name stay two"
+    assert both["accuracy"] == pytest.approx((12 * one["accuracy"] + 4 * two["accuracy"]) / 16)
+    assert both["low"] < both["accuracy"] < both["high"]
+    assert both["tokens_per_second"] == 200 / 4
+    assert "aime is aime24 and aime25 together" in markdown
+    assert "aime is aime24 and aime25 together" in str(table.caption)
+    write_json(place / "meta.json", {**read_json(place / "meta.json"), "template": "another {problem}"})
+    assert "aime" not in [row["task"] for row in eval_model.summary(tmp_path)[2]], "answers under other settings are not pooled"
 
 
 def test_80_columns_are_enough(evaluated: Path, tmp_path: Path) -> None:
