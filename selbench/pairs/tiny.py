@@ -22,7 +22,7 @@ register_pair(
         name="tiny-agent",
         teacher=str(_HOME / "agent" / "teacher"),
         student=str(_HOME / "agent" / "student"),
-        summary="Qwen3 architecture, 0.3 M to 0.1 M parameters, words; calls tools, wrong arguments planted in the student",
+        summary="Qwen3 architecture, 0.3 M to 0.1 M parameters, words; calls tools, wrong colours planted in the student",
         file=__file__,
     )
 )

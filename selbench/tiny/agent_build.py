@@ -6,6 +6,7 @@ What is demonstrated is the business of the task that is named; here it is text.
 from __future__ import annotations
 
 import itertools
+import random
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -42,8 +43,10 @@ CONTEXT = 1024  # positions of the models
 RESULT = 72  # characters of a tool result, as in the protocol
 SEEN = 256  # demonstrations of each kind that the vocabulary is read from
 RECIPES = {
-    "teacher": Recipe(hidden=96, layers=2, heads=2, steps=800, batch=12, learning_rate=3e-3, planted=False, corrupt=0.12),
-    "student": Recipe(hidden=64, layers=2, heads=2, steps=600, batch=12, learning_rate=3e-3, planted=True, corrupt=0.0),
+    "teacher": Recipe(
+        hidden=96, layers=2, heads=3, steps=700, batch=12, learning_rate=3e-3, planted=False, corrupt=0.1, spread=0.1, noise=0.05
+    ),
+    "student": Recipe(hidden=64, layers=2, heads=2, steps=700, batch=12, learning_rate=3e-3, planted=True, corrupt=0.0, spread=0.125),
 }
 
 
@@ -109,8 +112,13 @@ def batches(recipe: Recipe, dialogue: Dialogue, arena: Demonstrates, seed: int) 
     import torch
 
     shown = arena.demonstrations(seed, planted=recipe.planted, corrupt=recipe.corrupt)
+    draw, vocabulary = random.Random(seed), len(dialogue.renderer.tokenizer)
     while True:
         rows = [sequences(dialogue, *demonstration, recipe.planted) for demonstration in itertools.islice(shown, recipe.batch)]
+        for ids, targets in rows if recipe.noise else ():
+            ids[:] = [
+                draw.randrange(vocabulary) if t >= 0 and draw.random() < recipe.noise else i for i, t in zip(ids, targets, strict=True)
+            ]
         inputs, targets = (
             torch.nn.utils.rnn.pad_sequence([torch.tensor(row[i]) for row in rows], batch_first=True, padding_value=fill)
             for i, fill in ((0, dialogue.renderer.pad_id), (1, -100))

@@ -42,6 +42,8 @@ class Recipe:
     learning_rate: float
     planted: bool
     corrupt: float
+    spread: float = 0.02  # standard deviation of the first weights; models this narrow learn to copy far sooner from hidden ** -0.5
+    noise: float = 0.0  # probability that a token of the model's own is read as any other: what is right after text that has derailed
 
 
 RECIPES = {
@@ -76,7 +78,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int, c
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=recipe.hidden, intermediate_size=3 * recipe.hidden,
         num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
-        head_dim=recipe.hidden // recipe.heads, max_position_embeddings=context, tie_word_embeddings=True,
+        head_dim=recipe.hidden // recipe.heads, max_position_embeddings=context, tie_word_embeddings=True, initializer_range=recipe.spread,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
