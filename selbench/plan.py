@@ -16,7 +16,8 @@ from selbench.privileged import context_problems
 from selbench.prompt_sources import ARENA, EMBEDDED, local_file
 from selbench.prompts import Prompt, PromptSet, prompts_changed, training_prompts
 from selbench.records import BASE, SAMPLE_COLUMNS, read_json, read_metrics, read_table
-from selbench.rollout.choose import engine_problems
+from selbench.rollout.choose import REMOTE, engine_problems, wanted_of
+from selbench.rollout.vllm_serving import server_problems
 from selbench.sources import Unreachable, hub_reachable
 from selbench.strategy import STRATEGIES, Strategy
 from selbench.sweep import Base, Job, is_complete, job_folder, pair_of
@@ -103,8 +104,8 @@ def cells_of(protocol: Protocol) -> list[Cell]:
 class Checked:
     """What was found before any model loads.
 
-    problems: what stands in the way, one sentence each. unreached: what could not be looked at because the hub cannot be
-    reached; a plan can be printed all the same, a run refuses. warnings: what will run, but perhaps not as meant.
+    problems: what stands in the way, one sentence each. unreached: what could not be looked at because the hub or an engine's server
+    cannot be reached; a plan can be printed all the same, a run refuses. warnings: what will run, but perhaps not as meant.
     prompts, longest (tokens of the longest rendered prompt), rows (problems of each task): as far as they could be had.
     """
 
@@ -116,8 +117,11 @@ class Checked:
     rows: dict[str, int]
 
 
-def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
-    """Loads tokenizers, configurations, prompts, task rows and finished records, no weights."""
+def check(protocol: Protocol, jobs: Sequence[Job], root: Path, device: str = "cpu") -> Checked:
+    """Loads tokenizers, configurations, prompts, task rows and finished records, no weights; asks the server of an engine that has one.
+
+    device: where the student is trained, "cpu" or "cuda"; it decides in what precision an engine computes.
+    """
     problems = [*_unwritable(root), *_parameter_problems(protocol), *engine_problems(protocol.engine)]
     acted = protocol.prompts.startswith(ARENA) or any(TASKS.get(name).arena for name in protocol.tasks)
     unreached, warnings = list[str](), list[str]()
@@ -154,6 +158,8 @@ def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
         for spec in specs:
             problems += context_problems(spec, prompts, protocol.prompts)
     longest = _longest(protocol, specs[0], prompts) if prompts and not problems and not unreached else None
+    for spec in specs if protocol.engine == REMOTE and not problems and not unreached else ():
+        unreached += server_problems(wanted_of(protocol, spec, device))
     return Checked([*problems, *_record_problems(protocol, jobs, root)], unreached, warnings, prompts, longest, rows)
 
 
