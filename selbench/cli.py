@@ -97,7 +97,7 @@ def run(
     cells, everything = plan.jobs_of(protocol)
     at_a_time, chosen = side_by_side(protocol.engine, jobs, executor), device or device_at_hand()
     checked = plan.check(protocol, everything, root, chosen)
-    if problems := [*checked.problems, *([] if dry_run else checked.unreached)]:
+    if problems := [*checked.problems, *([] if dry_run else [*checked.unreached, *checked.server])]:
         raise ConfigError(*problems)
     missing = plan.missing(everything, root)
     target = planned or devices.at_hand(chosen)

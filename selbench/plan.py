@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -104,8 +104,9 @@ def cells_of(protocol: Protocol) -> list[Cell]:
 class Checked:
     """What was found before any model loads.
 
-    problems: what stands in the way, one sentence each. unreached: what could not be looked at because the hub or an engine's server
-    cannot be reached; a plan can be printed all the same, a run refuses. warnings: what will run, but perhaps not as meant.
+    problems: what stands in the way, one sentence each. unreached: what could not be looked at because the hub cannot be
+    reached, server: what is wrong with that of the engine; a plan can be printed all the same, a run refuses.
+    warnings: what will run, but perhaps not as meant.
     prompts, longest (tokens of the longest rendered prompt), rows (problems of each task): as far as they could be had.
     """
 
@@ -115,6 +116,7 @@ class Checked:
     prompts: PromptSet | None
     longest: int | None
     rows: dict[str, int]
+    server: list[str] = field(default_factory=list)
 
 
 def check(protocol: Protocol, jobs: Sequence[Job], root: Path, device: str = "cpu") -> Checked:
@@ -158,9 +160,9 @@ def check(protocol: Protocol, jobs: Sequence[Job], root: Path, device: str = "cp
         for spec in specs:
             problems += context_problems(spec, prompts, protocol.prompts)
     longest = _longest(protocol, specs[0], prompts) if prompts and not problems and not unreached else None
-    for spec in specs if protocol.engine == REMOTE and not problems and not unreached else ():
-        unreached += server_problems(wanted_of(protocol, spec, device))
-    return Checked([*problems, *_record_problems(protocol, jobs, root)], unreached, warnings, prompts, longest, rows)
+    asked = specs if protocol.engine == REMOTE and not problems and not unreached else []
+    server = [text for spec in asked for text in server_problems(wanted_of(protocol, spec, device))]
+    return Checked([*problems, *_record_problems(protocol, jobs, root)], unreached, warnings, prompts, longest, rows, server)
 
 
 def _longest(protocol: Protocol, spec: PairSpec, prompts: Sequence[Prompt]) -> int:

@@ -84,10 +84,11 @@ def wanted_model(source: str, dtype: str, room: int, batch: int, device: str, re
 def _wanted(source: str, config: Any, tokens: int, dtype: str, room: int, batch: int, device: str, revision: str | None) -> Wanted:
     """source: an adapter is added to its base before weights are handed over, so the base is what is served."""
     from selbench.adapter import base_of
+    from selbench.sources import locate
 
-    text = config.get_text_config()
+    place, text = locate(base_of(source) or source), config.get_text_config()
     room = min(room, int(getattr(text, "max_position_embeddings", None) or room))
-    return Wanted(base_of(source) or source, text.to_dict(), min(tokens, int(text.vocab_size)), dtype, room, batch, device, revision)
+    return Wanted(place, text.to_dict(), min(tokens, int(text.vocab_size)), dtype, room, batch, device, revision)
 
 
 def _largest_batch(protocol: Protocol) -> int:

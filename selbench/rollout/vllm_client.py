@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 from urllib.parse import urlsplit
 
-from selbench.errors import ConfigError
+from selbench.errors import ConfigError, UserError
 from selbench.rollout import EngineError
 
 __all__ = ["FOLDER", "GENERATE", "GREETING", "SERVER", "TIMEOUT", "Client", "Refused"]
@@ -109,6 +110,19 @@ class Client:
         """What its one worker answers to a method of `vllm_worker.Weights`."""
         (answer,) = self.ask("/collective_rpc", {"method": method, "kwargs": keywords})["results"]
         return answer
+
+    @contextlib.contextmanager
+    def understood(self) -> Iterator[None]:
+        """Answers that are read within are of the known form. Raises EngineError where one is not."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise EngineError(
+                f"the vLLM server at {self.url} answers in an unknown form ({type(error).__name__}: {error}); use the version of vLLM that "
+                f"selbench[vllm] installs"
+            ) from error
 
 
 def _message(text: bytes) -> str:

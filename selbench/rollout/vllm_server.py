@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["VLLMServerEngine"]
 
 CHANGING = "selbench: being replaced"
+TRIES = 20  # half seconds apart
 
 
 class VLLMServerEngine:
@@ -71,12 +72,13 @@ class VLLMServerEngine:
         began = time.perf_counter()
         self._at, mark = None, secrets.token_hex(16)
         self._write(mark)
-        self.client.ask("/update_weight_version", {"new_version": CHANGING})
-        found = self.client.call("selbench_take", path=str(self._path), mark=mark, prove=self.arrival is None)
-        self._forget()
-        self.client.ask("/update_weight_version", {"new_version": mark})
-        if found:
-            self.arrival = Arrival(**{**found, "problems": tuple(found["problems"])})
+        with self.client.understood():
+            self.client.ask("/update_weight_version", {"new_version": CHANGING})
+            found = self.client.call("selbench_take", path=str(self._path), mark=mark, prove=self.arrival is None)
+            self._forget()
+            self.client.ask("/update_weight_version", {"new_version": mark})
+            if found:
+                self.arrival = Arrival(**{**found, "problems": tuple(found["problems"])})
         self._at, self._mark = bits(student), mark
         self.sync_seconds.append(time.perf_counter() - began)
         if self.arrival:
@@ -98,8 +100,11 @@ class VLLMServerEngine:
 
     def _forget(self) -> None:
         """Empty the server's prefix cache: what was computed with other weights, or in an earlier call, is not used again."""
-        if not self.client.ask("/reset_prefix_cache", {})["success"]:
-            raise EngineError(f"the vLLM server at {self.client.url} is still at work for somebody else; give each run a server of its own")
+        for _ in range(TRIES):
+            if self.client.ask("/reset_prefix_cache", {})["success"]:
+                return
+            time.sleep(0.5)  # it gives up what a killed run had asked for, but not at once
+        raise EngineError(f"the vLLM server at {self.client.url} is at work for somebody else; give each run a server of its own")
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None,
@@ -114,31 +119,33 @@ class VLLMServerEngine:
             for prompt, each in zip(prompts, asked(sampling, seed, first, len(prompts), self.end_ids), strict=True)
         ]
         answers: list[Answer | None] = [None] * len(wanted)
-        with ThreadPoolExecutor(max(1, min(len(wanted), int(self.about["batch"]))), "vllm-server") as pool:
+        pool = ThreadPoolExecutor(max(1, min(len(wanted), int(self.about["batch"]))), self.name)
+        try:
             tasks = {pool.submit(self._one, body): number for number, body in enumerate(wanted)}
-            try:
-                for done, task in enumerate(as_completed(tasks), 1):
-                    answers[tasks[task]] = task.result()
-                    if progress:
-                        progress(done, len(wanted))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            for done, task in enumerate(as_completed(tasks), 1):
+                answers[tasks[task]] = task.result()
+                if progress:
+                    progress(done, len(wanted))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
         return rollouts_of(self.student, prompts, [each for each in answers if each], first, seed, self.wanted.dtype)
 
     def _one(self, body: dict[str, Any]) -> Answer | None:
         """One prompt's response; None where the server gives none. Raises EngineError where other weights had a part in it."""
-        choices = self.client.ask(GENERATE, body)["choices"]
-        if len(choices) != 1 or not choices[0]["token_ids"]:
-            return None
-        (choice,) = choices
-        if {span["version"] for span in choice["weight_versions"]} != {self._mark}:
-            raise EngineError(
-                f"the weights of the vLLM server at {self.client.url} are no longer those of this run: another one has given it its own; "
-                f"give each run a server of its own"
+        with self.client.understood():
+            choices = self.client.ask(GENERATE, body)["choices"]
+            if len(choices) != 1 or not choices[0]["token_ids"]:
+                return None
+            (choice,) = choices
+            if {span["version"] for span in choice["weight_versions"]} != {self._mark}:
+                raise EngineError(
+                    f"the weights of the vLLM server at {self.client.url} are not those of this run: another one gave it its own, or it "
+                    f"was started anew; give each run a server of its own"
+                )
+            logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
+            return (
+                Answer(choice["token_ids"], logprobs, str(choice["finish_reason"])) if len(logprobs) == len(choice["token_ids"]) else None
             )
-        logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
-        return Answer(choice["token_ids"], logprobs, str(choice["finish_reason"])) if len(logprobs) == len(choice["token_ids"]) else None
 
     def rest(self) -> None:
         """Nothing: the server's memory is not the trainer's."""
