@@ -82,6 +82,7 @@ def test_what_differs_in_another_model_is_named(server: FakeServer) -> None:
     ({"/collective_rpc": (500, "out of memory")}, "refused /collective_rpc (500): out of memory"),
     ({"/collective_rpc": (200, "what?")}, "is no vLLM server of one worker"),
     ({"/inference/v1/generate": (403, "Scale-out endpoints are disabled.")}, "takes no token ids (Scale-out endpoints are disabled.)"),
+    ({"/inference/v1/generate": (500, "EngineCore encountered an issue.")}, "is broken, as a sync that fails may leave it (EngineCore"),
 ])  # fmt: skip
 def test_a_server_that_is_not_prepared(server: FakeServer, errors: dict[str, tuple[int, str]], expected: str, tmp_path: Path) -> None:
     server.faults.errors = errors

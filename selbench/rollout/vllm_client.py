@@ -24,7 +24,7 @@ SERVER = "SELBENCH_VLLM_SERVER"  # http://host:port
 FOLDER = "SELBENCH_VLLM_FOLDER"  # where the weights are handed over: a folder that trainer and server see under one path
 TIMEOUT = "SELBENCH_VLLM_TIMEOUT"  # seconds
 PATIENCE = 1800.0  # seconds for one answer, the wait for a place in the server's batch included
-GREETING = 20.0  # seconds for an answer that takes no computing
+GREETING = 60.0  # seconds for an answer that takes next to no computing
 GENERATE = "/inference/v1/generate"  # token ids in, token ids out
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy for the web knows nothing of this server
 

@@ -106,7 +106,8 @@ def about(client: Client, wanted: Wanted) -> dict[str, Any]:
         return answer
     except Refused as error:
         if error.path == GENERATE:
-            reason = f"the vLLM server at {client.url} takes no token ids ({error.said})"
+            what = "takes no token ids" if error.status in (403, 404) else "is broken, as a sync that fails may leave it"
+            reason = f"the vLLM server at {client.url} {what} ({error.said})"
         elif error.status == 404:
             reason = f"the server at {client.url} takes no weights: it is no vLLM server, or was started without VLLM_SERVER_DEV_MODE=1"
         elif "selbench_about" in error.said:
