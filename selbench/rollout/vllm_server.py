@@ -61,7 +61,7 @@ class VLLMServerEngine:
 
     @property
     def _path(self) -> Path:
-        """One file a server, which serves one run at a time: what a killed run left is written over by the next."""
+        """One file a server, which serves one run at a time; it is there during a sync alone, or left by a run that was killed in one."""
         place = "".join(c if c.isalnum() else "-" for c in self.client.url.split("//")[1])
         return self.client.folder / f"selbench-weights-{place}.safetensors"
 
@@ -72,13 +72,16 @@ class VLLMServerEngine:
         began = time.perf_counter()
         self._at, mark = None, secrets.token_hex(16)
         self._write(mark)
-        with self.client.understood():
-            self.client.ask("/update_weight_version", {"new_version": CHANGING})
-            found = self.client.call("selbench_take", path=str(self._path), mark=mark, prove=self.arrival is None)
-            self._forget()
-            self.client.ask("/update_weight_version", {"new_version": mark})
-            if found:
-                self.arrival = Arrival(**{**found, "problems": tuple(found["problems"])})
+        try:
+            with self.client.understood():
+                self.client.ask("/update_weight_version", {"new_version": CHANGING})
+                found = self.client.call("selbench_take", path=str(self._path), mark=mark, prove=self.arrival is None)
+                self._forget()
+                self.client.ask("/update_weight_version", {"new_version": mark})
+                if found:
+                    self.arrival = Arrival(**{**found, "problems": tuple(found["problems"])})
+        finally:
+            self._path.unlink(missing_ok=True)
         self._at, self._mark = bits(student), mark
         self.sync_seconds.append(time.perf_counter() - began)
         if self.arrival:
@@ -142,10 +145,8 @@ class VLLMServerEngine:
                     f"the weights of the vLLM server at {self.client.url} are not those of this run: another one gave it its own, or it "
                     f"was started anew; give each run a server of its own"
                 )
-            logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
-            return (
-                Answer(choice["token_ids"], logprobs, str(choice["finish_reason"])) if len(logprobs) == len(choice["token_ids"]) else None
-            )
+            tokens, logprobs = choice["token_ids"], [entry["logprob"] for entry in choice["logprobs"]["content"]]
+            return Answer(tokens, logprobs, str(choice["finish_reason"])) if len(logprobs) == len(tokens) else None
 
     def rest(self) -> None:
         """Nothing: the server's memory is not the trainer's."""
@@ -153,7 +154,6 @@ class VLLMServerEngine:
     def close(self) -> None:
         """Leave the server to the next cell."""
         self._at = None
-        self._path.unlink(missing_ok=True)
 
     def facts(self) -> dict[str, Any]:
         """For the passport: versions, as the server tells them, and how the weights arrived. The start is not ours to measure."""
