@@ -63,7 +63,7 @@ def run(
     executor: Annotated[str, typer.Option(help="local (processes), inline (this process) or ray.")] = "local",
     address: Annotated[str, typer.Option(help="Ray cluster.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, hf or vllm: what draws rollouts and answers (default: the protocol's).")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, hf, vllm or vllm-server: what draws (default: the protocol's).")] = None,
     tracker: Annotated[str | None, typer.Option(help="Comma-separated: wandb, trackio, mlflow, beside metrics.jsonl.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan, its memory and its time, and stop.")] = False,
     gpu: Annotated[str | None, typer.Option(help="With --dry-run: plan for this GPU, as in h100 or rtx4090.")] = None,
@@ -75,7 +75,7 @@ def run(
     from selbench import devices, execution, forecast, plan, trackers
     from selbench.config import load_protocol
     from selbench.models import pair_settings
-    from selbench.rollout.choose import engine_for
+    from selbench.rollout.choose import engine_for, side_by_side
 
     plug(plugin)
     trackers.choose(words(tracker))
@@ -95,15 +95,15 @@ def run(
     )  # fmt: skip
     root = output / protocol.name
     cells, everything = plan.jobs_of(protocol)
-    checked = plan.check(protocol, everything, root)
-    if problems := [*checked.problems, *([] if dry_run else checked.unreached)]:
+    at_a_time, chosen = side_by_side(protocol.engine, jobs, executor), device or device_at_hand()
+    checked = plan.check(protocol, everything, root, chosen)
+    if problems := [*checked.problems, *([] if dry_run else [*checked.unreached, *checked.server])]:
         raise ConfigError(*problems)
     missing = plan.missing(everything, root)
-    chosen = device or device_at_hand()
     target = planned or devices.at_hand(chosen)
     limit = execution.parse_size(memory_limit) if memory_limit else None
     outlook = forecast.forecast(protocol, cells, missing, target, checked.longest, checked.rows, limit)
-    workers = jobs or forecast.workers_for(max(one.peak.total for one in outlook), target)
+    workers = at_a_time or jobs or forecast.workers_for(max(one.peak.total for one in outlook), target)
     if dry_run:
         print(forecast.describe(protocol, cells, everything, missing, root, outlook, workers, target, checked))
         return

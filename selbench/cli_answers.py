@@ -70,7 +70,7 @@ def eval_(
     thinking: Annotated[bool | None, typer.Option("--thinking/--no-thinking", help="The chat template's thinking mode.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (default: bfloat16 on a GPU, else float32).")] = None,
     batch: Annotated[int, typer.Option(help="Sequences generated together.")] = 64,
-    engine: Annotated[str, typer.Option(help="auto, hf or vllm: what answers.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, hf, vllm or vllm-server: what answers.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
     name: Annotated[str | None, typer.Option(help="What the records call the model (default: its source).")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
@@ -82,6 +82,7 @@ def eval_(
 ) -> None:
     """Evaluate one model on the tasks, without training: accuracy with interval, pass@k, maj@k, truncation, speed."""
     from selbench import eval_model
+    from selbench.rollout.choose import ENGINES
 
     plug(plugin)
     if table_only:
@@ -89,8 +90,8 @@ def eval_(
         return
     if not words(tasks):
         raise ConfigError("eval: name the tasks with --tasks, comma-separated (selbench list tasks)")
-    if engine not in ("auto", "hf", "vllm"):
-        raise ConfigError(f"--engine {engine!r}: auto, hf or vllm")
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine {engine!r}: {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
     chosen = device or device_at_hand()
     kind = dtype or ("float32" if chosen == "cpu" else "bfloat16")
     settings, evaluation, found, agent = eval_model.settings_of(

@@ -46,7 +46,9 @@ class Protocol(Frozen):
     evaluation: Evaluation = Evaluation()
     agent: Agent | None = Field(default=None, description="how tasks that are acted on are played; none: the defaults")
     lora: Lora | None = Field(default=None, description="none: all weights of the student are trained")
-    engine: Literal["auto", "hf", "vllm"] = Field(default="auto", description="auto: vllm where it is installed and faster, else hf")
+    engine: Literal["auto", "hf", "vllm", "vllm-server"] = Field(
+        default="auto", description="auto: vllm where it is installed and faster, else hf; vllm-server: at SELBENCH_VLLM_SERVER"
+    )
     parameters: dict[str, dict[str, float]] = Field(default={}, description="strategy: {parameter: value}")
     sources: dict[str, str] = Field(default={}, description="dotted key: where its value is from; documentation, not content")
     published: tuple[Published, ...] = Field(default=(), description="numbers that a reproduction should meet; documentation")

@@ -64,14 +64,12 @@ def evaluate_model(
 ) -> list[Path]:  # fmt: skip
     """Evaluate a model on tasks; one folder `eval/<task>` each. A task whose records are there under these settings is not run again.
 
-    source: hub id, folder, .gguf file, or the folder of a finished cell; engine: auto, hf or vllm; agent: limits of tasks that are
-    acted on.
+    source: hub id, folder, .gguf file, or the folder of a finished cell; engine: of `choose.ENGINES`; agent: limits of tasks acted on.
 
-    Raises ConfigError when the engine is not installed, the model or rows cannot be had, or `folder` holds records of the task under
-    other settings.
+    Raises ConfigError when the engine cannot run, the model or rows cannot be had, or `folder` holds records under other settings.
     """
     from selbench.evaluate import evaluate_task, is_evaluated
-    from selbench.rollout.choose import engine_problems
+    from selbench.rollout.choose import REMOTE, engine_problems
 
     problems = [*engine_problems(engine), *_row_problems(tasks)]
     trained = Path(source).expanduser() / "checkpoint" / "final"
@@ -86,7 +84,8 @@ def evaluate_model(
     for task in missing:
         if (places[task.name] / "meta.json").exists():
             problems.append(f"{places[task.name]}: holds records of other settings; choose another --output or delete that folder")
-    if problems or (problems := _identity_problems(source, folder)):
+    problems = problems or _identity_problems(source, folder)
+    if problems := problems or (_server_problems(source, missing, model, evaluation, device) if missing and engine == REMOTE else []):
         raise ConfigError(*problems)
     if missing:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -94,14 +93,39 @@ def evaluate_model(
             loading = bars.add_task(f"loading {name or source}", total=None)
             running, renderer = _engine(source, missing, model, evaluation, device, folder, shared, name)
             bars.remove_task(loading)
-            for task in missing:
-                bar = bars.add_task(task.name, total=None)
+            with contextlib.closing(running):
+                for task in missing:
+                    bar = bars.add_task(task.name, total=None)
 
-                def advance(done: int, total: int, bar: Any = bar) -> None:
-                    bars.update(bar, completed=done, total=total)
+                    def advance(done: int, total: int, bar: Any = bar) -> None:
+                        bars.update(bar, completed=done, total=total)
 
-                evaluate_task(task, running, renderer, evaluation, seed, places[task.name], wanted[task.name], advance, limits)
+                    evaluate_task(task, running, renderer, evaluation, seed, places[task.name], wanted[task.name], advance, limits)
     return list(places.values())
+
+
+def _asking(renderer: Any, evaluation: Evaluation) -> Any:
+    """The renderer with the answer-format instruction of the evaluation."""
+    from selbench.templates import template_text
+
+    return renderer if evaluation.template is None else replace(renderer, template=template_text(evaluation.template))
+
+
+def _room(renderer: Any, tasks: Sequence[Task], evaluation: Evaluation) -> int:
+    """Tokens of the longest prompt with its response."""
+    asked = [row["problem"] for task in tasks if not task.arena for row in task.load()]
+    return evaluation.max_tokens + max([len(renderer.encode(problem)) for problem in asked] + [OPENING] * any(task.arena for task in tasks))
+
+
+def _server_problems(source: str, tasks: Sequence[Task], model: Model, evaluation: Evaluation, device: str) -> list[str]:
+    """What keeps the model from the server, before its weights are loaded."""
+    from selbench.models import load_renderer
+    from selbench.rollout.choose import wanted_model
+    from selbench.rollout.vllm_serving import server_problems
+
+    renderer = load_renderer(source, teacher=source, **model.model_dump(include={"template", "system", "thinking", "chat_template"}))
+    room = _room(_asking(renderer, evaluation), tasks, evaluation)
+    return server_problems(wanted_model(source, model.student_dtype, room, evaluation.batch, device))
 
 
 def _row_problems(tasks: Sequence[Task]) -> list[str]:
@@ -157,17 +181,10 @@ def _engine(
     from selbench.rollout.choose import engine_for, start_engine
 
     pair = load_pair(PairSpec(name or "model", source, source), model.model_dump(), device, teacher=False)
-    renderer = pair.renderer
-    if evaluation.template is not None:
-        from selbench.templates import template_text
-
-        renderer = replace(renderer, template=template_text(evaluation.template))
+    renderer = _asking(pair.renderer, evaluation)
     parameters = shape_of(pair.student).parameters
     kind = engine_for(shared.get("engine", "auto"), device, parameters)
-    room = evaluation.max_tokens
-    if kind == "vllm":  # which wants to know before it starts
-        asked = [row["problem"] for task in tasks if not task.arena for row in task.load()]
-        room += max([len(renderer.encode(problem)) for problem in asked] + [OPENING] * any(task.arena for task in tasks))
+    room = 0 if kind == "hf" else _room(renderer, tasks, evaluation)  # vllm wants to know before it starts
     engine = start_engine(kind, pair, renderer.end_ids, batch=evaluation.batch, room=room, dtype=model.student_dtype)
     engine.sync(pair.student)
     shown = {**identity(source, pair.student), **({"source": name} if name else {})}

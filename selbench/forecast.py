@@ -200,7 +200,7 @@ def describe(
     beside = f"; {workers} jobs at a time: {_time(seconds / workers, device)}" if workers > 1 else ""
     lines += ["", f"time         about {total}{beside}", *_assumptions(outlook, device)]
     lines += [f"warning      {text}" for text in checked.warnings]
-    lines += [f"not checked  (offline) {text}" for text in checked.unreached]
+    lines += [f"not checked  (offline) {text}" for text in checked.unreached] + [f"server       {text}" for text in checked.server]
     return "\n".join([*lines, f"folder       {root}"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +16,8 @@ from selbench.privileged import context_problems
 from selbench.prompt_sources import ARENA, EMBEDDED, local_file
 from selbench.prompts import Prompt, PromptSet, prompts_changed, training_prompts
 from selbench.records import BASE, SAMPLE_COLUMNS, read_json, read_metrics, read_table
-from selbench.rollout.choose import engine_problems
+from selbench.rollout.choose import REMOTE, engine_problems, wanted_of
+from selbench.rollout.vllm_serving import server_problems
 from selbench.sources import Unreachable, hub_reachable
 from selbench.strategy import STRATEGIES, Strategy
 from selbench.sweep import Base, Job, is_complete, job_folder, pair_of
@@ -104,7 +105,8 @@ class Checked:
     """What was found before any model loads.
 
     problems: what stands in the way, one sentence each. unreached: what could not be looked at because the hub cannot be
-    reached; a plan can be printed all the same, a run refuses. warnings: what will run, but perhaps not as meant.
+    reached, server: what is wrong with that of the engine; a plan can be printed all the same, a run refuses.
+    warnings: what will run, but perhaps not as meant.
     prompts, longest (tokens of the longest rendered prompt), rows (problems of each task): as far as they could be had.
     """
 
@@ -114,10 +116,14 @@ class Checked:
     prompts: PromptSet | None
     longest: int | None
     rows: dict[str, int]
+    server: list[str] = field(default_factory=list)
 
 
-def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
-    """Loads tokenizers, configurations, prompts, task rows and finished records, no weights."""
+def check(protocol: Protocol, jobs: Sequence[Job], root: Path, device: str = "cpu") -> Checked:
+    """Loads tokenizers, configurations, prompts, task rows and finished records, no weights; asks the server of an engine that has one.
+
+    device: where the student is trained, "cpu" or "cuda"; it decides in what precision an engine computes.
+    """
     problems = [*_unwritable(root), *_parameter_problems(protocol), *engine_problems(protocol.engine)]
     acted = protocol.prompts.startswith(ARENA) or any(TASKS.get(name).arena for name in protocol.tasks)
     unreached, warnings = list[str](), list[str]()
@@ -154,7 +160,9 @@ def check(protocol: Protocol, jobs: Sequence[Job], root: Path) -> Checked:
         for spec in specs:
             problems += context_problems(spec, prompts, protocol.prompts)
     longest = _longest(protocol, specs[0], prompts) if prompts and not problems and not unreached else None
-    return Checked([*problems, *_record_problems(protocol, jobs, root)], unreached, warnings, prompts, longest, rows)
+    asked = specs if protocol.engine == REMOTE and not problems and not unreached else []
+    server = [text for spec in asked for text in server_problems(wanted_of(protocol, spec, device))]
+    return Checked([*problems, *_record_problems(protocol, jobs, root)], unreached, warnings, prompts, longest, rows, server)
 
 
 def _longest(protocol: Protocol, spec: PairSpec, prompts: Sequence[Prompt]) -> int:

@@ -118,6 +118,14 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def engine_of(job: Job) -> str:
+    """The engine that is asked for. A server is started for the student; the evaluation of a teacher takes what is at hand."""
+    from selbench.rollout.choose import REMOTE
+
+    taught = isinstance(job, Base) and job.role == BASE[1]
+    return "auto" if taught and job.protocol.engine == REMOTE else job.protocol.engine
+
+
 def rate_of(protocol: Protocol, device: str) -> Literal["bf16", "fp32"]:
     """The precision of the student's passes in training, to which shares of the matmul rate refer."""
     precision, low = protocol.training.precision, protocol.model.student_dtype != "float32"
@@ -147,7 +155,7 @@ def _train_and_evaluate(job: Job, folder: Path, device: str, rates: dict[str, An
         pair.teacher = None
     if isinstance(job, Base):
         _write_identity(job, folder, pair, rates)
-    engine = open_engine(protocol, pair, training=False)
+    engine = open_engine(protocol, pair, training=False, asked=engine_of(job))
     engine.sync(pair.student)
     note_engine(folder, "evaluation", facts_of(engine))
     seed = job.seed if isinstance(job, Cell) else 0
@@ -205,7 +213,7 @@ def _write_identity(job: Job, folder: Path, pair: Pair, rates: dict[str, Any], p
     renderer = pair.renderer
     facts = context_facts(pair) | passport(
         protocol=job.protocol.name, protocol_fingerprint=job.protocol.fingerprint(), seed=getattr(job, "seed", None),
-        engine=engine_for(job.protocol.engine, pair.device.type, shape_of(pair.student).parameters),
+        engine=engine_for(engine_of(job), pair.device.type, shape_of(pair.student).parameters),
         roofline=rates, models=models, prompt_sha256=renderer.sha256(), rendered_example=renderer.text("1+1"),
         training_prompts=prompts.report.identity() if prompts else None, grader=GRADER,
         tasks={name: TASKS.get(name).facts() for name in job.protocol.tasks},

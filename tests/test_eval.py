@@ -150,8 +150,10 @@ def test_tasks_of_a_pool_have_a_row_together(evaluated: Path, tmp_path: Path) ->
     for task, problems in {"aime24": 12, "aime25": 4}.items():
         place = home / "eval" / task
         shutil.copytree(evaluated / "eval" / "arithmetic", place)
-        rows = samples_of(evaluated).query("problem in @names", local_dict={"names": samples_of(evaluated)["problem"].unique()[:problems]})
-        write_table(place / "samples.parquet", rows.assign(task=task).to_dict("records"), SAMPLE_COLUMNS)
+        names = samples_of(evaluated)["problem"].unique()[:problems]
+        part = samples_of(evaluated).query("problem in @names", local_dict={"names": names})
+        records: list[dict[str, Any]] = part.assign(task=task).to_dict("records")  # type: ignore[assignment]
+        write_table(place / "samples.parquet", records, SAMPLE_COLUMNS)
         write_json(place / "meta.json", {**read_json(place / "meta.json"), "task": task, "tokens": 100, "generation_seconds": problems / 4})
     (table,), markdown, rows = eval_model.summary(tmp_path)
     by_task = {row["task"]: row for row in rows}

@@ -14,17 +14,16 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from selbench.config import digest
-from selbench.rollout import EngineError, Progress, Rollouts, Sampling, numbers
-from selbench.rollout.probe import held_to, measure
+from selbench.rollout import EngineError, Progress, Rollouts, Sampling
+from selbench.rollout.vllm_common import Answer, arrived, asked, ready, rollouts_of, take, tokens_of, weight_facts
 from selbench.rollout.vllm_package import PLATFORMS, SHARED, Bar, in_one_line, installed, undisturbed
 from selbench.rollout.weights import Arrival, bits, named_weights, unaccounted
-from selbench.seeding import derive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,8 +76,7 @@ class VLLMEngine:
         self.context = int(getattr(config, "max_position_embeddings", room))
         self.room = min(room, self.context)
         self.platform = PLATFORMS["cuda" if student.device.type == "cuda" else "cpu"]
-        suppressed = getattr(student.generation_config, "suppress_tokens", None)
-        self.tokens = min(suppressed) if suppressed else config.vocab_size  # columns behind these are padding of the head
+        self.tokens = tokens_of(student)
         self.arrival: Arrival | None = None
         self.sync_seconds: list[float] = []
         self._at: tuple[int, ...] | None = None
@@ -134,17 +132,13 @@ class VLLMEngine:
             if not self._running.awake:
                 llm.wake_up()
                 self._running.awake = True
-            llm.collective_rpc(partial(_reload, student=student, after=self.platform.after_reload))
+            llm.collective_rpc(partial(_push, student=student, after=self.platform.after_reload))
             llm.reset_prefix_cache()
             if self.arrival is None:
                 (self.arrival,) = llm.collective_rpc(partial(_compare, student=student, dtype=self.dtype))
         self._at = bits(student)
         self.sync_seconds.append(time.perf_counter() - began)
-        if self.arrival.problems:
-            raise EngineError(
-                f"vLLM did not take all weights of the student: {'; '.join(self.arrival.problems[:3])}"
-                f"{f' and {len(self.arrival.problems) - 3} more' if len(self.arrival.problems) > 3 else ''}; use engine=hf for this model"
-            )
+        arrived(self.arrival)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, progress: Progress | None = None,
@@ -153,44 +147,15 @@ class VLLMEngine:
         """See `Engine.generate`. Raises EngineError on weights that changed since the last sync, and on log-probabilities not theirs."""
         from vllm import SamplingParams
 
-        if self._at != bits(self.student):
-            raise EngineError("the student's weights changed since the engine last took them over; call sync before generate")
-        if long := [i for i, prompt in enumerate(prompts) if len(prompt) + sampling.max_tokens > self.room]:
-            worst = max(len(prompts[i]) for i in long)
-            limit = f"the model's context of {self.context}" if self.room == self.context else f"the engine's {self.room}"
-            raise EngineError(
-                f"{len(long)} of {len(prompts)} prompts (longest {worst} tokens) and {sampling.max_tokens} new tokens do not fit {limit}; "
-                f"lower max_response_tokens or max_tokens, or filter the prompts (filters.max_prompt_tokens)"
-            )
+        ready(self.student, self._at, prompts, sampling, self.room, self.context)
         llm = self._mine().llm
-        asked = [
-            SamplingParams(
-                max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
-                seed=derive(seed, number, "rollout") >> 1, logprobs=0, detokenize=False, ignore_eos=True,
-                stop_token_ids=list(self.end_ids),
-            )
-            for number in numbers(first, len(prompts))
-        ]  # fmt: skip
+        wanted = [SamplingParams(**each) for each in asked(sampling, seed, first, len(prompts), self.end_ids)]
         with undisturbed(self._running.threads), in_one_line("vLLM failed while it generated"):
             llm.reset_prefix_cache()  # what an earlier call left must not decide how this one is computed
             bar = partial(Bar, progress) if progress else False
-            outputs = llm.generate([{"prompt_token_ids": list(p)} for p in prompts], asked, use_tqdm=bar)
-        rollouts = self._rollouts(prompts, outputs, first)
-        return self._probed(rollouts, seed)
-
-    def _rollouts(self, prompts: Sequence[Sequence[int]], outputs: Sequence[Any], first: int | Sequence[int]) -> Rollouts:
-        """vLLM's answers, each checked to be one. Raises EngineError."""
-        drawn = [out.outputs[0] for out in outputs if out.finished and len(out.outputs) == 1]
-        if len(drawn) != len(prompts):
-            raise EngineError(f"vLLM answered {len(drawn)} of {len(prompts)} prompts; nothing of this batch is used")
-        if odd := sorted({str(each.finish_reason) for each in drawn} - {"stop", "length"}):
-            raise EngineError(f"vLLM ended responses by {', '.join(odd)}; nothing of this batch is used")
-        responses = [list(each.token_ids) for each in drawn]
-        logprobs = [[step[token].logprob for token, step in zip(each.token_ids, each.logprobs, strict=True)] for each in drawn]
-        return Rollouts.of(prompts, responses, [str(each.finish_reason) for each in drawn], first, logprobs)
-
-    def _probed(self, rollouts: Rollouts, seed: int) -> Rollouts:
-        return replace(rollouts, gap=held_to(measure(self.student, rollouts, seed), self.dtype)) if len(rollouts) else rollouts
+            outputs = llm.generate([{"prompt_token_ids": list(p)} for p in prompts], wanted, use_tqdm=bar)
+        answers = [_answer(out.outputs[0]) for out in outputs if out.finished and len(out.outputs) == 1]
+        return rollouts_of(self.student, prompts, answers, first, seed, self.dtype)
 
     def rest(self) -> None:
         """Give the device's memory back until the next sync. Nothing on a CPU."""
@@ -209,11 +174,10 @@ class VLLMEngine:
         """For the passport: versions, start-up, and how the weights arrived."""
         from importlib.metadata import version
 
-        found = self.arrival
         return {
             "name": self.name, "package": self.platform.package, "version": version(self.platform.package), "dtype": self.dtype,
             "startup_seconds": self.startup_seconds, "first_sync_seconds": self.sync_seconds[0] if self.sync_seconds else None,
-            **({"weights": {"tensors": found.tensors, "layers": found.layers, "largest_error": found.error}} if found else {}),
+            **weight_facts(self.arrival),
         }  # fmt: skip
 
     def _mine(self) -> _Running:
@@ -222,11 +186,14 @@ class VLLMEngine:
         return self._running
 
 
-def _reload(worker: Any, *, student: Any, after: Callable[[Any], None] | None) -> None:
-    """In vLLM's worker, which is this process: the weights one by one, in place."""
-    worker.reload_weights(weights_iterator=named_weights(student))
-    if after is not None:
-        after(worker)
+def _answer(drawn: Any) -> Answer:
+    logprobs = [step[token].logprob for token, step in zip(drawn.token_ids, drawn.logprobs, strict=True)]
+    return Answer(list(drawn.token_ids), logprobs, str(drawn.finish_reason))
+
+
+def _push(worker: Any, *, student: Any, after: Callable[[Any], None] | None) -> None:
+    """In vLLM's worker, which is this process."""
+    take(worker, named_weights(student), after)
 
 
 def _compare(worker: Any, *, student: Any, dtype: str) -> Arrival:
