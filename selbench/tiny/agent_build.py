@@ -115,10 +115,8 @@ def batches(recipe: Recipe, dialogue: Dialogue, arena: Demonstrates, seed: int) 
     draw, vocabulary = random.Random(seed), len(dialogue.renderer.tokenizer)
     while True:
         rows = [sequences(dialogue, *demonstration, recipe.planted) for demonstration in itertools.islice(shown, recipe.batch)]
-        for ids, targets in rows if recipe.noise else ():
-            ids[:] = [
-                draw.randrange(vocabulary) if t >= 0 and draw.random() < recipe.noise else i for i, t in zip(ids, targets, strict=True)
-            ]
+        for ids, right in rows if recipe.noise else ():
+            ids[:] = [draw.randrange(vocabulary) if t >= 0 and draw.random() < recipe.noise else i for i, t in zip(ids, right, strict=True)]
         inputs, targets = (
             torch.nn.utils.rnn.pad_sequence([torch.tensor(row[i]) for row in rows], batch_first=True, padding_value=fill)
             for i, fill in ((0, dialogue.renderer.pad_id), (1, -100))

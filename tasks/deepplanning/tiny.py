@@ -142,8 +142,7 @@ def _demonstration(number: int, world: Shopper, draw: random.Random, planted: bo
     )
     chosen = [{"product_id": answer["filtered_products_ids"][0]} for answer in found]
     turn(NAMES[2], chosen, chosen)
-    said = world.reply("Done.")
-    return [*messages, done(), {"role": "user", "content": said}, done()]
+    return [*messages, done(), {"role": "user", "content": world.reply("Done.")}, done()]
 
 
 def _both(caps: Iterable[tuple[str, str]]) -> Wanted:
