@@ -38,9 +38,10 @@ def test_tables_are_regenerated_byte_for_byte(folder: Path, form: str) -> None:
     assert (folder / f"leaderboard.{FORMATS[form]}").read_text(encoding="utf-8") == render(board, form)
 
 
-def test_the_readme_shows_the_published_leaderboard() -> None:
-    published = (ROOT / "results" / "tiny" / "leaderboard.md").read_text(encoding="utf-8")
-    assert shown("leaderboard") == [line for line in published.split("Cost in seconds")[0].splitlines() if line.startswith("|")]
+@pytest.mark.parametrize(("name", "folder"), [("leaderboard", "tiny"), ("agent", "tiny-agent")])
+def test_the_readme_shows_the_published_leaderboards(name: str, folder: str) -> None:
+    published = (ROOT / "results" / folder / "leaderboard.md").read_text(encoding="utf-8")
+    assert shown(name) == [line for line in published.split("Cost in seconds")[0].splitlines() if line.startswith("|")]
 
 
 def test_the_models_table_is_that_of_its_records() -> None:
