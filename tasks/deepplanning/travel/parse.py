@@ -16,7 +16,7 @@ from .plan import CITY, DETAILS, INTERCITY, Plan
 __all__ = ["VERSION", "Parsed", "Source", "parse"]
 
 VERSION = 1  # of the reader; rises whenever a plan may read otherwise
-SAME = str.maketrans("｜：，￥", "|:,¥")  # one character for one: positions stay
+SAME = tuple(zip("｜：，￥", "|:,¥", strict=True))  # one character for one: positions stay
 NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 DAY = re.compile(r"Day\s*(\d+)\b[^|]*")
 LABEL = re.compile(r"(Current City|Accommodation)\s*:")
@@ -194,7 +194,10 @@ class _Reader:
 
 def _same(text: str) -> str:
     """The text with full-width bars, colons, commas and yen signs as ASCII ones, of the same length."""
-    return text if text.isascii() else text.translate(SAME)
+    if not text.isascii():
+        for wide, narrow in SAME:  # far faster than str.translate
+            text = text.replace(wide, narrow)
+    return text
 
 
 def _cut(text: str, *, last: bool = False) -> tuple[str, str, str]:
