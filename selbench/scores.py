@@ -72,18 +72,19 @@ def score_folder(folder: Path) -> dict[str, Any]:
 
 
 def score_pool(pool: str, folders: Sequence[Path]) -> dict[str, Any] | None:
-    """`score_folder` of the union of several tasks' problems, each problem counting once. None where setting or samples differ."""
+    """`score_folder` of the union of several tasks' problems, each problem counting once. None where setting or samples differ.
+
+    Raises RecordError where records are missing, as `score_table` does.
+    """
     import pandas as pd
 
     metas = [read_json(folder / "meta.json") for folder in folders]
-    if any([meta.get(name) for name in SETTING] != [metas[0].get(name) for name in SETTING] for meta in metas):
+    alike = (*SETTING, "samples")
+    if any([meta.get(name) for name in alike] != [metas[0].get(name) for name in alike] for meta in metas):
         return None
     tables = [read_table(folder / "samples.parquet") for folder in folders]
     named = [table.assign(problem=meta["task"] + "/" + table["problem"]) for meta, table in zip(metas, tables, strict=True)]
-    try:
-        scores = score_table(pd.concat(named, ignore_index=True)[list(SAMPLE_COLUMNS)])
-    except RecordError:
-        return None
-    tokens, seconds = (sum(meta.get(name) or 0 for meta in metas) for name in ("tokens", "generation_seconds"))
+    scores = score_table(pd.concat(named, ignore_index=True)[list(SAMPLE_COLUMNS)])
+    tokens, seconds = (sum(meta[name] for meta in metas) for name in ("tokens", "generation_seconds"))
     cost = dict(zip(COST, (tokens, seconds, tokens / seconds if seconds else None), strict=True))
     return {**scores, "task": pool, "pool": [meta["task"] for meta in metas], **cost, **{name: metas[0].get(name) for name in SETTING}}
